@@ -1,0 +1,1 @@
+"""DataModules, one per data set, and the loaders they share."""

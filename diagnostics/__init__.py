@@ -1,0 +1,1 @@
+"""Diagnostics as pure functions: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Optimizers, schedules and parameter roles, found by name in two registries."""
