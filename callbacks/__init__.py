@@ -1,1 +1,12 @@
-"""Thin Lightning callbacks around the functions of `diagnostics`."""
+"""Thin Lightning callbacks around the functions of `diagnostics`.
+
+What is imported here can be named without a path on the command line: `--trainer.callbacks+=GradientFlowMonitor`.
+"""
+
+from callbacks.checkpoints import Checkpoints
+from callbacks.gradient_flow import GradientFlowMonitor
+from callbacks.learning_rate import LearningRateTracker
+from callbacks.progress_bar import StepProgressBar
+from callbacks.step_seed import StepSeed
+
+__all__ = ["Checkpoints", "GradientFlowMonitor", "LearningRateTracker", "StepProgressBar", "StepSeed"]

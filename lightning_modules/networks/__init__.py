@@ -1,1 +1,6 @@
-"""Networks: plain `nn.Module` classes without Lightning."""
+"""Networks: plain `nn.Module` classes, usable without Lightning."""
+
+from lightning_modules.networks.mlp import DeepMLP, SimpleMLP
+from lightning_modules.networks.small_cnn import SmallCNN
+
+__all__ = ["DeepMLP", "SimpleMLP", "SmallCNN"]

@@ -1,0 +1,184 @@
+"""The shared base of all image data sets that are held in memory."""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import lightning
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from datamodules.augmentation import ImageStore
+from datamodules.loader import TensorLoader
+
+
+class ImageDataModule(lightning.LightningDataModule, ABC):
+    """Training, validation and test images held in memory, in batches of normalized images and labels.
+
+    A data set is a subclass that sets the class attributes and implements `load` (and `prepare_data` to download).
+    The order of the images and their augmentation are functions of the seed, the epoch and the position in it, so that
+    they are the same for any number of processes and after a resume, also inside an epoch.
+
+    Args:
+        batch_size: Training images per batch and process, at least 1.
+        validation_size: Part of the training images that is kept for validation: a count, or a fraction in (0, 1).
+            0 trains on all images, and there is no validation loader.
+        split_seed: Seed of the validation split. It is apart from the run's seed, so that runs with other seeds are
+            validated on the same images.
+        seed: Seed of order and augmentation; null takes the run's global seed (`seed_everything`), or 0 without one.
+        shuffle: Whether each training epoch has a new random order. Ignored under `overfit_batches`, which by its
+            meaning repeats the same batches.
+        drop_last: Whether a last, smaller training batch is left out, so that all steps average over equally many.
+        random_crop: Pixels of zero padding around training images, from which random crops are cut; 0 for none.
+        horizontal_flip: Whether half of the training images are mirrored, anew in each epoch.
+        evaluation_batch_size: Images per batch and process in validation, test and prediction. Null takes four times
+            `batch_size`, as there is room without gradients.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    input_shape: ClassVar[tuple[int, int, int]]
+    """Channels, height and width of an image."""
+    num_classes: ClassVar[int]
+    """Number of classes; labels are 0, ..., num_classes - 1."""
+    mean: ClassVar[tuple[float, ...]]
+    """Mean of each channel over the training images, of pixels scaled to [0, 1]."""
+    std: ClassVar[tuple[float, ...]]
+    """Standard deviation of each channel over the training images, of pixels scaled to [0, 1]."""
+    pixel_maximum: ClassVar[int] = 255
+    """Pixel value that stands for white."""
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        validation_size: int | float = 0.1,
+        split_seed: int = 0,
+        seed: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        random_crop: int = 0,
+        horizontal_flip: bool = False,
+        evaluation_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        _at_least("batch_size", batch_size, 1)
+        _at_least("split_seed", split_seed, 0)
+        _at_least("random_crop", random_crop, 0)
+        if seed is not None:
+            _at_least("seed", seed, 0)
+        if evaluation_batch_size is not None:
+            _at_least("evaluation_batch_size", evaluation_batch_size, 1)
+        if not 0 <= validation_size < (1 if isinstance(validation_size, float) else math.inf):
+            raise ValueError(f"validation_size must be a count or a fraction in [0, 1), got {validation_size}")
+        self.batch_size = batch_size
+        self.validation_size = validation_size
+        self.split_seed = split_seed
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.random_crop = random_crop
+        self.horizontal_flip = horizontal_flip
+        self.evaluation_batch_size = 4 * batch_size if evaluation_batch_size is None else evaluation_batch_size
+        self._sets: dict[str, tuple[ImageStore, Tensor]] = {}
+        if validation_size == 0:
+            # Lightning leaves validation out where this method is not overridden; an empty loader makes it warn.
+            self.val_dataloader = super().val_dataloader
+
+    @abstractmethod
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Read the training or the test set.
+
+        Args:
+            train: Whether the training images (of which the validation images are a part) or the test images are meant.
+
+        Returns:
+            uint8 images of shape (samples, *input_shape) and int64 labels of shape (samples,).
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images of a stage ("fit", "validate", "test", "predict"; None for all) and split them."""
+        if stage in ("fit", "validate", None) and "train" not in self._sets:
+            images, labels = self._load_checked(train=True)
+            training, validation = self._split(len(images))
+            store = self._store(images[training], random_crop=self.random_crop, horizontal_flip=self.horizontal_flip)
+            self._sets["train"] = store, labels[training]
+            if len(validation):
+                self._sets["validation"] = self._store(images[validation]), labels[validation]
+        if stage in ("test", "predict", None) and "test" not in self._sets:
+            images, labels = self._load_checked(train=False)
+            self._sets["test"] = self._store(images), labels
+
+    def train_dataloader(self) -> TensorLoader:
+        """Return the training batches."""
+        trainer = self.trainer
+        overfit = trainer is not None and trainer.overfit_batches > 0  # pyright: ignore[reportAttributeAccessIssue]
+        # `state.fn` and not `training`: Lightning asks for the loader before training has started.
+        fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        return self._loader(
+            *self._get("train", "fit"),
+            self.batch_size,
+            shuffle=self.shuffle and not overfit,
+            drop_last=self.drop_last,
+            progress=self._progress if fitting else None,
+        )
+
+    def val_dataloader(self) -> TensorLoader:
+        """Return the validation batches."""
+        store, labels = self._get("validation", "fit")
+        return self._loader(store, labels, self.evaluation_batch_size)
+
+    def test_dataloader(self) -> TensorLoader:
+        """Return the test batches."""
+        store, labels = self._get("test", "test")
+        return self._loader(store, labels, self.evaluation_batch_size)
+
+    def predict_dataloader(self) -> TensorLoader:
+        """Return the batches of test images, without labels."""
+        store, _ = self._get("test", "predict")
+        return self._loader(store, None, self.evaluation_batch_size)
+
+    def _load_checked(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = self.load(train)
+        name = type(self).__name__
+        if images.shape[1:] != self.input_shape:
+            raise ValueError(f"{name} images must have shape {self.input_shape}, got {tuple(images.shape[1:])}")
+        if len(labels) != len(images):
+            raise ValueError(f"{name} has {len(images)} images but {len(labels)} labels")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(f"{name} labels must be in [0, {self.num_classes}), got {labels.min()} to {labels.max()}")
+        return images, labels
+
+    def _split(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Return the places of the training and of the validation images."""
+        size = self.validation_size
+        count = round(size * samples) if isinstance(size, float) else size
+        if count >= samples or (size and not count):
+            raise ValueError(f"validation_size must take between 1 and {samples - 1} training images, got {size}")
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed(self.split_seed))
+        return order[count:].sort().values, order[:count].sort().values
+
+    def _store(self, images: Tensor, **augmentation: Any) -> ImageStore:
+        return ImageStore(images, self.mean, self.std, pixel_maximum=self.pixel_maximum, **augmentation)
+
+    def _get(self, name: str, stage: str) -> tuple[ImageStore, Tensor]:
+        if name not in self._sets:
+            raise RuntimeError(f"the {name} images are not loaded; call setup({stage!r}) first")
+        return self._sets[name]
+
+    def _loader(self, store: ImageStore, labels: Tensor | None, batch_size: int, **options: Any) -> TensorLoader:
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return TensorLoader(store, labels, batch_size, seed=seed, rank=rank, world_size=world_size, **options)
+
+    def _progress(self) -> tuple[int, int]:
+        """Return the epoch and the number of its batches that the trainer has done."""
+        assert self.trainer is not None
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def _at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")

@@ -1,0 +1,70 @@
+"""Files of a run written so that a reader never sees half of one."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one move.
+
+    Args:
+        path: The file to create or replace; missing folders are created.
+        write: Called with the path of the temporary file, which has the same suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files private; others may read a run's files like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(figure: Figure) -> NDArray[numpy.uint8]:
+    """The figure as an image of shape (height, width, 3) at 150 dots an inch; never by pyplot, which keeps figures."""
+    figure.set_dpi(150)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")  # the layout is done: further drawings need not repeat it
+    return numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> NDArray[numpy.uint8]:
+    """Write `<folder>/<name>.png` and `<folder>/<name>.svg`; return the image as `render` does."""
+    image = render(figure)
+    write_atomically(folder / f"{name}.png", lambda path: imsave(path, image))
+    write_atomically(folder / f"{name}.svg", lambda path: figure.savefig(path))
+    return image
+
+
+def save_json(content: Any, path: Path) -> None:
+    """Write `content` as JSON; NaN and infinity, which JSON does not know, become null."""
+    text = json.dumps(_finite(content), indent=1, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return content

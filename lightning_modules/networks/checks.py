@@ -1,0 +1,54 @@
+"""Arguments that all networks share, refused in one line when they are wrong."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+Normalization = Literal["none", "batch", "layer"]
+
+
+def check_image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape of an image as (channels, height, width).
+
+    Raises:
+        ValueError: if it is not three whole numbers, each at least 1.
+    """
+    if not isinstance(input_shape, tuple | list) or len(input_shape) != 3 or not all(map(_is_size, input_shape)):
+        raise ValueError(f"input_shape must be (channels, height, width), each at least 1, not {input_shape!r}")
+    channels, height, width = input_shape
+    return channels, height, width
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuse a number of classes below 1."""
+    if not _is_size(num_classes):
+        raise ValueError(f"num_classes must be a whole number, at least 1, not {num_classes!r}")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a probability outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), not {dropout!r}")
+
+
+def check_normalization(normalization: str) -> None:
+    """Refuse an unknown name."""
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"normalization {normalization!r} is unknown; allowed: {', '.join(get_args(Normalization))}")
+
+
+def scaled_width(width: int, width_mult: float) -> int:
+    """Return a hidden width times `width_mult`, rounded, at least 1.
+
+    Raises:
+        ValueError: if the width is not a whole number, at least 1, or the multiplier not a positive number.
+    """
+    if not _is_size(width):
+        raise ValueError(f"a hidden width must be a whole number, at least 1, not {width!r}")
+    if not (math.isfinite(width_mult) and width_mult > 0):
+        raise ValueError(f"width_mult must be a positive number, not {width_mult!r}")
+    return max(round(width * width_mult), 1)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,134 @@
+"""Entry point: finds the command, and turns every failure into one clear line and an exit code.
+
+Heavy packages are imported only by the command that needs them, so that `steepest --help` answers at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+
+from steepest import __version__
+
+BAD_INPUT = 2
+BAD_ENVIRONMENT = 1
+
+COMMANDS = {
+    "fit": "train a model on data, with any optimizer, and watch it",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write a checkpoint's predictions for the test split",
+    "list": "list optimizers, schedules, models, data or callbacks",
+}
+
+_OUR_PACKAGES = ("callbacks", "datamodules", "diagnostics", "lightning_modules", "optim", "steepest")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; returns normally on success and exits with 1 or 2 otherwise.
+
+    Args:
+        arguments: Words after `steepest`; None takes them from the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if words[0] == "--version":
+        print(f"steepest {__version__}")
+        return
+    try:
+        _check_shadowing()
+        if words[0] not in COMMANDS:
+            raise ValueError(_unknown_command(words[0]))
+        if words[0] == "list":
+            from steepest.listing import run_list
+
+            run_list(words[1:])
+        else:
+            from steepest.command_line import run
+
+            run(words)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except Exception as error:
+        report(error)
+
+
+def report(error: BaseException) -> None:
+    """Print what went wrong in one line and leave; errors that are nobody's input keep their traceback."""
+    code = exit_code(error)
+    if code is None:
+        raise error
+    if os.environ.get("STEEPEST_TRACEBACK"):
+        traceback.print_exception(error)
+    fail(one_line(error), code)
+
+
+def exit_code(error: BaseException) -> int | None:
+    """2 for bad input, 1 for a failing environment, None for an error that needs its traceback."""
+    # By name, because importing Lightning only to report a missing file would take seconds.
+    name = type(error).__name__
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return BAD_INPUT
+    if isinstance(error, (OSError, MemoryError)) or name in ("OutOfMemoryError", "DistBackendError", "DeadRankError"):
+        return BAD_ENVIRONMENT
+    if isinstance(error, (ValueError, FloatingPointError)) or name == "MisconfigurationException":
+        return BAD_INPUT
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message with all white space folded."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fail(message: str, code: int) -> None:
+    """Print `message` as the one line of an error and exit with `code`."""
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    prefix = f"steepest (rank {rank}): " if rank else "steepest: "
+    sys.stdout.flush()
+    print(f"{prefix}error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: steepest COMMAND [options]\n\n"
+        "Train real models with any optimizer and see what the optimizer is doing while it trains.\n\n"
+        f"commands:\n{rows}\n\n"
+        "examples:\n"
+        "  steepest fit --config configs/digits_mlp.yaml\n"
+        "  steepest fit --config configs/digits_mlp.yaml --optimizer adamw --optimizer.lr 3e-4\n"
+        "  steepest fit --optimizer.help adamw\n"
+        "  steepest list optimizers\n\n"
+        "`steepest COMMAND --help` lists a command's options; STEEPEST_TRACEBACK=1 adds a traceback to every error."
+    )
+
+
+def _unknown_command(word: str) -> str:
+    import difflib
+
+    nearest = difflib.get_close_matches(word, COMMANDS, n=1)
+    meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown command {word!r}.{meant} Commands: {', '.join(COMMANDS)}."
+
+
+def _check_shadowing() -> None:
+    # The folders are plain top-level packages; a file of the same name on the path would silently take their place.
+    home = Path(__file__).resolve().parent.parent
+    for package in _OUR_PACKAGES:
+        specification = util.find_spec(package)
+        origin = specification.origin if specification is not None else None
+        if origin is None:
+            raise ValueError(f"the package {package!r} of Steepest is not installed; run `pip install -e .` again")
+        if Path(origin).resolve().parent.parent != home:
+            raise ValueError(f"{origin} shadows Steepest's own package {package!r}; rename it or run from elsewhere")
+
+

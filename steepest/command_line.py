@@ -1,0 +1,324 @@
+"""The commands that build a model, data and a trainer: LightningCLI in our shape."""
+
+import inspect
+import json
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.accelerators.cpu import CPUAccelerator
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar, RichModelSummary
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+import datamodules  # noqa: F401 - makes short class names known
+import lightning_modules.networks  # noqa: F401
+from callbacks import StepProgressBar, StepSeed
+from lightning_modules.base import BaseModule, build_optimizer
+from optim import OptimizerFactory, ScheduleFactory
+from steepest.checkpoint_check import check_checkpoint
+from steepest.parsing import Parser, isolated_choices
+from steepest.quiet import quiet
+from steepest.run_folder import check_name, create_run_folder, newest_checkpoint, remove_if_empty
+from steepest.run_record import RunRecord
+from steepest.summary import print_evaluation, print_summary
+from steepest.trainer import Trainer
+
+DEFAULT_CALLBACKS = ("GradientFlowMonitor", "LearningRateTracker", "Checkpoints")
+
+# What a data set fixes about the network that is trained on it, where the network has such an argument.
+DATA_FACTS = ("input_shape", "num_classes")
+
+
+def run(words: Sequence[str]) -> None:
+    """Parse and run one of the commands fit, validate, test and predict."""
+    quiet()
+    CommandLine(words)
+
+
+class CommandLine(LightningCLI):
+    """One run of one command.
+
+    Args:
+        words: The command's name and its options.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.command = self.words[0]
+        self.parent: dict[str, Any] | None = None
+        self.run_folder: Path | None = None
+        super().__init__(
+            save_config_callback=RunRecord,
+            trainer_class=Trainer,
+            trainer_defaults={"callbacks": [{"class_path": name} for name in DEFAULT_CALLBACKS]},
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={"prog": "steepest", "description": __doc__},
+            auto_configure_optimizers=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the command that was asked for: building every parser takes time."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        """Lightning's options, with the default callbacks visible in the config, where they can be changed."""
+        super().add_core_arguments_to_parser(parser)
+        if self.command == "fit":
+            parser.set_defaults({"trainer.callbacks": self.trainer_defaults["callbacks"]})
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Options of Steepest beside Lightning's."""
+        parser.add_argument(
+            "--optimizer",
+            type=OptimizerFactory,
+            default={"class_path": "adamw"},
+            help="Name of an optimizer; its options follow as --optimizer.OPTION. See `steepest list optimizers`.",
+        )
+        parser.add_argument(
+            "--schedule",
+            type=ScheduleFactory | None,
+            default=None,
+            help="Name of a learning-rate schedule; its options follow as --schedule.OPTION.",
+        )
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run; by default that of the first config file."
+        )
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds all runs.")
+        if self.command == "fit":
+            parser.add_argument(
+                "--test_after_fit", type=bool, default=False, help="Also evaluate the final weights on the test split."
+            )
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Parse, then complete what follows from the choices."""
+        with isolated_choices():
+            self.config = parser.parse_args(self.words)
+        options = self.config[self.command]
+        options.name = check_name(options.name or _default_name(options))
+        _give_optimizer_to_model(options)
+        _give_data_facts_to_network(options)
+        _keep_last_of_each_default_callback(options)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the options stored in the checkpoint win over those given here, silently.
+        options = self.config[self.command]
+        given = options.get("ckpt_path")
+        if given is None:
+            return
+        if given in ("last", "best"):
+            given = str(newest_checkpoint(Path(options.runs_dir), options.name, given))
+            options.ckpt_path = given
+        self.parent = check_checkpoint(Path(given), self._chosen(), self.command)
+
+    def _chosen(self) -> dict[str, Any]:
+        """What was chosen, as plain values: kept in checkpoints and compared on resume."""
+        dumped = self.parser.dump(self.config, skip_none=False, format="json")
+        options = json.loads(dumped)[self.command]
+        return {key: options.get(key) for key in ("model", "data", "optimizer", "schedule", "seed_everything")}
+
+    def instantiate_classes(self) -> None:
+        """Build model and data, give a module without an optimizer the chosen one, then build the trainer."""
+        super().instantiate_classes()
+        self._connect_optimizer()
+
+    def _connect_optimizer(self) -> None:
+        base = BaseModule if isinstance(self.model, BaseModule) else LightningModule
+        if is_overridden("configure_optimizers", self.model, base):
+            if self.command == "fit":
+                rank_zero_info(
+                    f"{type(self.model).__name__} configures its own optimizer; --optimizer and --schedule are not used"
+                )
+        elif base is LightningModule:
+            optimizer = self._get(self.config_init, "optimizer")
+            schedule = self._get(self.config_init, "schedule")
+
+            def configure_optimizers(module: LightningModule) -> Any:
+                return build_optimizer(module, optimizer, schedule)
+
+            self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with our loggers and callbacks around a fresh run folder."""
+        options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        callbacks = options.pop("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+        if options.get("enable_checkpointing") is False or options.get("fast_dev_run"):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        if options.get("enable_progress_bar") is not False and not _has(callbacks, ProgressBar):
+            callbacks.append(StepProgressBar())
+        if options.get("enable_model_summary") is not False and not _has(callbacks, ModelSummary):
+            callbacks.append(RichModelSummary(max_depth=2))
+        if not _has(callbacks, StepSeed):
+            callbacks.append(StepSeed())
+        if not options.get("fast_dev_run"):
+            self.run_folder = self._create_run_folder()
+            if options.get("logger") in (None, True):
+                options["logger"] = _loggers(self._get(self.config, "runs_dir"), self._name(), self.run_folder)
+            callbacks.append(self._record())
+        try:
+            trainer = Trainer(callbacks=callbacks, **options)
+            if str(options.get("precision")) in ("16", "16-mixed") and isinstance(trainer.accelerator, CPUAccelerator):
+                raise ValueError("--trainer.precision 16-mixed needs a GPU; on a CPU choose bf16-mixed or 32-true")
+        except BaseException:
+            if self.run_folder is not None:
+                remove_if_empty(self.run_folder)
+            raise
+        trainer.run_folder = self.run_folder
+        return trainer
+
+    def _name(self) -> str:
+        return self._get(self.config, "name")
+
+    def _create_run_folder(self) -> Path | None:
+        # Other ranks learn it from rank zero, see Trainer.log_dir.
+        if rank_zero_only.rank != 0:
+            return None
+        return create_run_folder(Path(self._get(self.config, "runs_dir")), self._name())
+
+    def _record(self) -> RunRecord:
+        self.record = RunRecord(
+            self._parser(self.command),
+            self.config[self.command],
+            overwrite=True,
+            command=self.command,
+            parent=self.parent,
+            chosen=self._chosen(),
+        )
+        return self.record
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException as error:
+            self._clean_up(error)
+            raise
+        self._finish("finished")
+
+    def after_fit(self) -> None:
+        """Test the final weights if asked to, and print the table."""
+        fit_seconds = self._seconds()
+        if self._get(self.config, "test_after_fit"):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if self.trainer.is_global_zero:
+            print_summary(self.trainer, self.model, self._name(), fit_seconds)
+
+    def after_validate(self) -> None:
+        """Print the metrics."""
+        self._print_evaluation()
+
+    def after_test(self) -> None:
+        """Print the metrics."""
+        self._print_evaluation()
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write what `predict_step` returns for every batch to `predictions.pt` in the run folder."""
+        batches = self.trainer.predict(return_predictions=True, **kwargs)
+        folder = self.trainer.log_dir
+        if folder is None:
+            return
+        target = Path(folder) / f"predictions{f'_rank{self.trainer.global_rank}' if self.trainer.world_size > 1 else ''}.pt"
+        partial = target.with_suffix(".partial")
+        torch.save(batches, partial)
+        partial.replace(target)
+        if self.trainer.is_global_zero:
+            print(f"predictions: {target}")
+
+    def _print_evaluation(self) -> None:
+        if self.trainer.is_global_zero:
+            print_evaluation(self.trainer, self.command)
+
+    def _seconds(self) -> float:
+        return self.record.seconds if self.run_folder is not None else 0.0
+
+    def _finish(self, status: str, error: str | None = None) -> None:
+        if self.run_folder is not None and rank_zero_only.rank == 0:
+            self.record.finish(self.trainer, status, error)
+
+    def _clean_up(self, error: BaseException) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt) or self.trainer.interrupted
+        self._finish("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"[:500])
+        if self.run_folder is not None:
+            remove_if_empty(self.run_folder)
+
+
+def _loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:
+    # Loggers of ranks other than zero write nothing; they only need some version.
+    version = folder.name if folder is not None else "version_0"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
+        csv_logger = CSVLogger(runs_dir, name=name, version=version)
+    return [TensorBoardLogger(runs_dir, name=name, version=version, default_hp_metric=False), csv_logger]
+
+
+def _has(callbacks: Sequence[Any], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
+def _default_name(options: Any) -> str:
+    configs = options.get("config") or []
+    if configs:
+        return Path(str(configs[0])).stem
+    return options.model.class_path.rsplit(".", 1)[-1]
+
+
+def _class_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _give_optimizer_to_model(options: Any) -> None:
+    model_class = _class_at(options.model.class_path)
+    if not (isinstance(model_class, type) and issubclass(model_class, BaseModule)):
+        return
+    for key in ("optimizer", "schedule"):
+        if options.model.init_args.get(key) is not None:
+            raise ValueError(f"--model.{key} is not an option: choose with --{key} NAME (`{key}:` at top level in YAML)")
+        if key in options.model.init_args:
+            options.model.init_args[key] = options.get(key)
+
+
+def _give_data_facts_to_network(options: Any) -> None:
+    network = (options.model.get("init_args") or {}).get("network")
+    if options.get("data") is None or network is None or "init_args" not in network:
+        return
+    data_class = _class_at(options.data.class_path)
+    defaults = _defaults(_class_at(network.class_path))
+    for key in DATA_FACTS:
+        fact = getattr(data_class, key, None)
+        if fact is None or key not in network.init_args:
+            continue
+        given = network.init_args[key]
+        same = tuple(given) == tuple(fact) if isinstance(given, (list, tuple)) else given == fact
+        if not same and given != defaults.get(key):
+            raise ValueError(
+                f"--model.network.{key} {given} does not fit the data: {data_class.__name__} has {key} {fact}; "
+                "leave the option out, it is taken from the data"
+            )
+        network.init_args[key] = fact
+
+
+def _defaults(network_class: Any) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(network_class).parameters.items()}
+
+
+def _keep_last_of_each_default_callback(options: Any) -> None:
+    """Let `--trainer.callbacks+=GradientFlowMonitor --trainer.callbacks.every_n_steps 10` replace the default one."""
+    callbacks = options.trainer.get("callbacks")
+    if not isinstance(callbacks, list):
+        return
+    kept: list[Any] = []
+    for callback in reversed(callbacks):
+        path = callback.get("class_path", "")
+        default = path.rsplit(".", 1)[-1] in DEFAULT_CALLBACKS and path.startswith("callbacks.")
+        if not (default and any(path == other.get("class_path") for other in kept)):
+            kept.insert(0, callback)
+    options.trainer.callbacks = kept

@@ -1,0 +1,125 @@
+"""`steepest list`: what can be chosen by name."""
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from steepest.cli import BAD_INPUT, fail
+
+KINDS = ("optimizers", "schedules", "models", "data", "callbacks")
+
+
+def run_list(words: Sequence[str]) -> None:
+    """Print the entries of one kind, or which parameter an optimizer treats how.
+
+    Args:
+        words: The kind, an optional pattern such as '*sgd*', and `--explain NETWORK` for optimizers.
+    """
+    parser = _Parser(prog="steepest list", description="List what can be chosen by name.")
+    parser.add_argument("kind", choices=KINDS, help="what to list")
+    parser.add_argument("pattern", nargs="?", default="*", help="only names that fit, such as '*adam*'")
+    parser.add_argument(
+        "--explain",
+        metavar="NETWORK",
+        help="optimizers only: how the optimizer that the pattern names treats each parameter of a network, by short "
+        "name or import path (DeepMLP, torchvision.models.resnet18)",
+    )
+    options = parser.parse_args(list(words))
+    if options.explain is not None:
+        if options.kind != "optimizers":
+            raise ValueError(f"--explain belongs to `steepest list optimizers`, not to {options.kind}")
+        _explain(options.explain, "adamw" if options.pattern == "*" else options.pattern)
+        return
+    rows = [row for row in _rows(options.kind) if fnmatch(row[0].lower(), options.pattern.lower())]
+    if not rows:
+        names = ", ".join(row[0] for row in _rows(options.kind))
+        raise ValueError(f"no {options.kind} fit {options.pattern!r}; there are: {names}")
+    table = Table("name", "what it is", "options and defaults")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(" ".join(message.split()), BAD_INPUT)
+        raise AssertionError("not reached")
+
+
+def _rows(kind: str) -> list[tuple[str, str, str]]:
+    if kind in ("optimizers", "schedules"):
+        from optim import OPTIMIZERS, SCHEDULES
+
+        registry = OPTIMIZERS if kind == "optimizers" else SCHEDULES
+        return [(name, registry.summary(name), _shown(registry.options(name))) for name in registry]
+    if kind == "models":
+        import lightning_modules
+        from lightning_modules import networks
+
+        modules = [name for name in lightning_modules.__all__ if name != "BaseModule"]
+        return _classes(lightning_modules, modules) + _classes(networks, networks.__all__)
+    if kind == "data":
+        import datamodules
+
+        return _classes(datamodules, datamodules.__all__)
+    import callbacks
+
+    return _classes(callbacks, callbacks.__all__)
+
+
+def _classes(package: Any, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    rows = []
+    for name in sorted(names):
+        found = getattr(package, name)
+        summary = (inspect.getdoc(found) or "").splitlines()[0]
+        rows.append((name, summary, _shown(dict(inspect.signature(found).parameters))))
+    return rows
+
+
+def _shown(parameters: dict[str, inspect.Parameter]) -> str:
+    shown = []
+    for name, parameter in parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        shown.append(name if parameter.default is parameter.empty else f"{name}={parameter.default!r}")
+    return ", ".join(shown)
+
+
+def _explain(network: str, optimizer: str) -> None:
+    from optim import OPTIMIZERS
+    from optim.roles import explain
+
+    module = _network(network)
+    built = OPTIMIZERS.create(optimizer, module)
+    table = Table("parameter", "shape", "role", "group", "decay", "reason", title=f"{optimizer} on {network}")
+    for row in explain(module, built):
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        table.add_row(row.name, shape, row.role, row.group, f"{row.decay:g}", row.reason)
+    Console().print(table)
+
+
+def _network(name: str) -> Any:
+    from importlib import import_module
+
+    from torch import nn
+
+    from lightning_modules import networks
+    from optim.registry import unknown_name
+
+    path, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(path) if path else networks, last)
+    except (ImportError, AttributeError):
+        raise ValueError(unknown_name("network", name, [*networks.__all__, "or an import path"])) from None
+    try:
+        module = found()
+    except TypeError as error:
+        raise ValueError(f"{name} needs arguments, --explain takes networks that have defaults for all: {error}") from None
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{name} makes a {type(module).__name__}, not an nn.Module")
+    return module

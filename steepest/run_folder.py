@@ -1,0 +1,71 @@
+"""Run folders `runs/<name>/version_N`: always fresh, never shared, and found again by name."""
+
+import re
+import zipfile
+from pathlib import Path
+
+_VERSION = re.compile(r"version_(\d+)")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can be a folder's name.
+
+    Raises:
+        ValueError: if it is empty or holds a path separator.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+=,-]*", name):
+        raise ValueError(f"--name must be made of letters, digits and _ . + = , -, got {name!r}")
+    return name
+
+
+def create_run_folder(runs_dir: Path, name: str) -> Path:
+    """Make the next free `runs_dir/name/version_N`.
+
+    Two processes that ask at the same time get two folders.
+
+    Raises:
+        OSError: if the folder cannot be made.
+    """
+    parent = runs_dir / check_name(name)
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((number for number, _ in _versions(parent)), default=-1) + 1
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Take back a run folder in which nothing was written, and the folder of its name if that was the only one."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        if not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+
+def newest_checkpoint(runs_dir: Path, name: str, which: str) -> Path:
+    """The newest complete checkpoint `which` ("last" or "best") among the runs of `name`.
+
+    Raises:
+        FileNotFoundError: if no run of that name has one.
+    """
+    parent = runs_dir / check_name(name)
+    for _, folder in sorted(_versions(parent), reverse=True):
+        path = folder / "checkpoints" / f"{which}.ckpt"
+        if path.is_file() and zipfile.is_zipfile(path):
+            return path
+    raise FileNotFoundError(
+        f"--ckpt_path {which}: no complete checkpoint {which}.ckpt in any run under {parent}; "
+        "train one first, or give the path of a checkpoint"
+    )
+
+
+def _versions(parent: Path) -> list[tuple[int, Path]]:
+    if not parent.is_dir():
+        return []
+    matches = ((_VERSION.fullmatch(path.name), path) for path in parent.iterdir())
+    return [(int(match.group(1)), path) for match, path in matches if match]

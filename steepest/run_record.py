@@ -1,0 +1,166 @@
+"""What a run leaves behind besides its logs: config.yaml and run.json."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from steepest import __version__
+
+_PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "jsonargparse", "numpy")
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes the resolved config and a record of the run, and keeps the record true until the run ends.
+
+    `run.json` holds the command, versions, git commit, seed, devices, start, duration, status ("running", "finished",
+    "failed" or "interrupted"), final metrics, and the checkpoint this run continues, if any.
+
+    Args:
+        parser: The parser of the command, as LightningCLI passes it.
+        config: The resolved options of the command.
+        command: Name of the command: "fit", "test", ...
+        parent: Checkpoint that this run continues, or None.
+        chosen: Model, data, optimizer, schedule and seed as plain values: kept in every checkpoint, and flattened for
+            TensorBoard's HPARAMS page.
+    """
+
+    def __init__(
+        self,
+        parser: Any,
+        config: Any,
+        command: str = "fit",
+        parent: dict[str, Any] | None = None,
+        chosen: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(parser, config, **kwargs)
+        self.command = command
+        self.parent = parent
+        self.chosen = chosen or {}
+        self.record: dict[str, Any] = {}
+        self._started = time.monotonic()
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the first version of run.json; runs on rank zero."""
+        self.record = {
+            "command": shlex.join(["steepest", *sys.argv[1:]]),
+            "status": "running",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+            "parent": self.parent,
+            "devices": {
+                "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+                "names": _device_names(trainer),
+                "world_size": trainer.world_size,
+                "precision": trainer.precision,
+            },
+            "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+            "git_commit": _git_commit(),
+            "versions": {
+                "steepest": __version__,
+                "python": platform.python_version(),
+                **{package: metadata.version(package) for package in _PACKAGES},
+            },
+            "metrics": {},
+        }
+        self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put what was chosen into the checkpoint, so that a command that loads it can compare."""
+        folder = trainer.log_dir
+        config = str(Path(folder) / self.config_filename) if folder is not None else None
+        checkpoint["steepest"] = {"chosen": self.chosen, "config": config}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the final metrics."""
+        self._note_metrics(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the test metrics."""
+        self._note_metrics(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the validation metrics."""
+        self._note_metrics(trainer)
+
+    def finish(self, trainer: Trainer, status: str, error: str | None = None) -> None:
+        """Write the last version of run.json and the row of TensorBoard's HPARAMS page, on rank zero."""
+        if not self.record:
+            return
+        self.record["status"] = status
+        if error is not None:
+            self.record["error"] = error
+        self._write(trainer)
+        if status == "finished" and self.command == "fit":
+            metrics = {f"final/{name}": value for name, value in self.record["metrics"].items()}
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger) and metrics:
+                    logger.log_hyperparams(_flat(self.chosen), metrics, step=trainer.global_step)
+                    logger.save()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the command built its callbacks."""
+        return time.monotonic() - self._started
+
+    def _note_metrics(self, trainer: Trainer) -> None:
+        if self.record and not trainer.sanity_checking:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.record["metrics"].update(metrics)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = trainer.log_dir
+        if folder is None:
+            return
+        self.record["seconds"] = round(self.seconds, 3)
+        self.record["global_step"] = trainer.global_step
+        self.record["epochs"] = trainer.current_epoch
+        target = Path(folder) / "run.json"
+        partial = target.with_suffix(".partial")
+        partial.write_text(json.dumps(self.record, indent=2, allow_nan=True) + "\n")
+        partial.replace(target)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "class_path" and isinstance(value, str):
+            flat[prefix.removesuffix("/") or key] = value.rsplit(".", 1)[-1]
+        elif isinstance(value, dict):
+            # The optimizer stands at the top level; its copy among the model's options would say everything twice.
+            if prefix != "model/" or key not in ("optimizer", "schedule"):
+                flat |= _flat(value, prefix if key == "init_args" else f"{prefix}{key}/")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _device_names(trainer: Trainer) -> list[str]:
+    if trainer.strategy.root_device.type == "cuda":
+        return [torch.cuda.get_device_name(index) for index in trainer.device_ids]
+    return [platform.processor() or platform.machine()]
+
+
+def _git_commit() -> str | None:
+    # The working folder's repository: for a clone that is this project, for a user's own project theirs.
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result or None

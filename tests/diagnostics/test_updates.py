@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from diagnostics.updates import UpdateRecorder
+
+
+def recorder_for(optimizer, module, wanted=lambda: True, **options) -> UpdateRecorder:
+    return UpdateRecorder([optimizer], lambda _: list(module.named_parameters()), wanted, **options)
+
+
+def test_the_change_of_the_weights_is_recorded_once() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(4, 3)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.3)
+    recorder = recorder_for(optimizer, module, with_gradients=True)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    module(torch.randn(8, 4)).square().sum().backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
+    optimizer.step()
+    expected = [float((new - old).norm()) for new, old in zip(module.parameters(), before, strict=True)]
+    optimizer.step()  # further steps until `clear` do not count
+    changes, gradient_norm = recorder.updates[optimizer].to_host()
+    assert changes == pytest.approx(dict(zip(["weight", "bias"], expected, strict=True)), rel=1e-6)
+    assert gradient_norm == pytest.approx(float(gradient.norm()), rel=1e-6)
+    recorder.clear()
+    assert not recorder.updates
+
+
+def test_closures_called_several_times_are_one_step() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(4, 1)
+    optimizer = torch.optim.LBFGS(module.parameters(), max_iter=5)
+    recorder = recorder_for(optimizer, module)
+    inputs = torch.randn(16, 4)
+    before = module.weight.detach().clone()
+    calls = []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = module(inputs).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    assert len(calls) > 1
+    changes, gradient_norm = recorder.updates[optimizer].to_host()
+    assert changes["weight"] == pytest.approx(float((module.weight - before).norm()), rel=1e-5)
+    assert gradient_norm is None
+
+
+def test_unwanted_steps_cost_no_copy_and_hooks_go_away() -> None:
+    module = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    wanted = []
+    recorder = recorder_for(optimizer, module, wanted=lambda: bool(wanted))
+    optimizer.step()
+    assert not recorder.updates
+    recorder.remove()
+    wanted.append(True)
+    optimizer.step()
+    assert not recorder.updates
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
