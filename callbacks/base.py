@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from callbacks.cadence import Cadence
+from callbacks.cadence import Cadence, steps_until_affordable
 from callbacks.probe import MeasurementUnavailableError
 from diagnostics.artifacts import render, save_figure, save_json
 
@@ -73,6 +73,7 @@ class Diagnostic(Callback):
         self._next_step = 1
         self._not_before = 0
         self._last_step = 0
+        self._steps_per_batch = 1
         self._seconds = 0.0
         self._clock = (0.0, 0.0, 0)
         self._warned: set[str] = set()
@@ -85,7 +86,8 @@ class Diagnostic(Callback):
 
     def due_after_step(self, trainer: Trainer) -> bool:
         """Whether `measure` will be called after the optimizer step that is being taken; for hooks around the step."""
-        step = trainer.global_step + 1
+        # Several optimizers (under manual optimization) each take a step in a batch: sample all of them or none.
+        step = (trainer.global_step // self._steps_per_batch + 1) * self._steps_per_batch
         return step >= self._next_step or self._epoch_due(trainer, step)
 
     def _epoch_due(self, trainer: Trainer, step: int) -> bool:
@@ -107,6 +109,7 @@ class Diagnostic(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the first step to measure at, which is a later one if the run was resumed."""
         self._last_step = trainer.global_step
+        self._steps_per_batch = max(1, len(trainer.optimizers))
         self._next_step = self.cadence.next_step(trainer.global_step)
         self._clock = (time.perf_counter(), self.total_seconds, trainer.global_step)
 
@@ -133,10 +136,9 @@ class Diagnostic(Callback):
         start, spent_before, first_step = self._clock
         spent = self.total_seconds - spent_before
         trained = time.perf_counter() - start - spent
-        wanted = (spent + seconds) / self.max_overhead
-        steps = math.ceil(max(0.0, wanted - trained) / trained * max(1, step - first_step))
+        steps = steps_until_affordable(spent, seconds, self.max_overhead, trained, step - first_step)
         # Clocks differ between ranks, and a measurement needs all of them: rank zero's decides.
-        return trainer.strategy.broadcast(step + max(1, steps))
+        return trainer.strategy.broadcast(step + steps)
 
     @contextmanager
     def timed(self) -> Iterator[None]:

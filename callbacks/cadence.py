@@ -1,5 +1,6 @@
 """When a diagnostic measures."""
 
+import math
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -57,3 +58,20 @@ class Cadence:
     def epoch_due(self, epoch: int) -> bool:
         """Whether to measure at the last step of this epoch (counted from 0)."""
         return self.every_n_epochs is not None and (epoch + 1) % self.every_n_epochs == 0
+
+
+def steps_until_affordable(spent: float, cost: float, share: float, trained: float, steps: int) -> int:
+    """How many more steps to train before another measurement keeps to its share of the time.
+
+    Args:
+        spent: Seconds spent on measurements so far.
+        cost: Seconds the next one is expected to take.
+        share: Largest ratio of measurement seconds to training seconds.
+        trained: Seconds trained so far, measurements left out; above 0.
+        steps: Optimizer steps taken in that time.
+
+    Returns:
+        At least 1.
+    """
+    missing = (spent + cost) / share - trained
+    return max(1, math.ceil(missing / trained * max(1, steps)))

@@ -24,7 +24,7 @@ from diagnostics.gradient_flow import (
     merge,
     with_updates,
 )
-from diagnostics.updates import UpdateRecorder
+from diagnostics.updates import UpdateRecorder, optimizer_parameters, plain_name
 
 FIGURE_INTERVAL = 60.0  # seconds
 
@@ -34,7 +34,8 @@ class GradientFlowMonitor(Diagnostic):
 
     Gradients are read after the backward pass and unscaling, before clipping; updates are the change of the weights
     the optimizer really made. Totals become scalars; the layers become two figures, `gradient_norm_by_layer` and
-    `gradient_flow_heat_map`, and `gradient_flow.json`, at the end and at most once a minute at the end of an epoch.
+    `gradient_flow_heat_map`, and `gradient_flow.json`, at the end of the run (a failed one too) and at most once a
+    minute at the end of an epoch.
 
     Scalars: `grad/total_norm`, `grad/total_norm_clipped` (when clipping is on), `grad/max_min_ratio`,
     `grad/zero_fraction`, `grad/dead_relu_fraction`, `grad/nonfinite`, `grad/skipped_steps` (when skipping),
@@ -51,6 +52,9 @@ class GradientFlowMonitor(Diagnostic):
         ratio_warning: Warn once when the largest gradient norm of a layer's weight is more than this many times the
             smallest; 100 because gradients of that spread leave the smallest layers untrained at a common rate.
         probe_batch: Samples of the batch to count dead ReLU units on; 0 leaves them out.
+        dead_units_every: Count them at every so many measurements, the first included; their extra forward pass is
+            most of a measurement's price.
+        figures: Draw the figures; without them only scalars and the JSON file are written.
         max_overhead: Largest share of the training time to spend; None measures whenever due.
         strict: Raise the error of a failed measurement instead of warning.
 
@@ -69,6 +73,8 @@ class GradientFlowMonitor(Diagnostic):
         on_nonfinite: Literal["warn", "skip", "stop"] = "warn",
         ratio_warning: float = 100.0,
         probe_batch: int = 64,
+        dead_units_every: int = 5,
+        figures: bool = True,
         max_overhead: float | None = None,
         strict: bool = False,
     ) -> None:
@@ -78,6 +84,8 @@ class GradientFlowMonitor(Diagnostic):
             raise ValueError(f"ratio_warning must be above 1, got {ratio_warning}")
         if probe_batch < 0:
             raise ValueError(f"probe_batch must be 0 (off) or a number of samples, got {probe_batch}")
+        if dead_units_every < 1:
+            raise ValueError(f"dead_units_every must be at least 1, got {dead_units_every}")
         super().__init__(
             every_n_steps=every_n_steps,
             every_n_epochs=every_n_epochs,
@@ -88,9 +96,12 @@ class GradientFlowMonitor(Diagnostic):
         self.on_nonfinite = on_nonfinite
         self.ratio_warning = ratio_warning
         self.probe_batch = probe_batch
+        self.dead_units_every = dead_units_every
+        self.figures = figures
         self.history = FlowHistory()
         self.skipped_steps = 0
         self.dead_units: dict[str, float] = {}
+        self._measurements = 0
         self._last: GradientFlow | None = None
         self._flows: dict[Optimizer, GradientFlow] = {}
         self._error: Exception | None = None
@@ -110,7 +121,7 @@ class GradientFlowMonitor(Diagnostic):
         clips = bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
         self._recorder = UpdateRecorder(
             trainer.optimizers,
-            parameters_of=lambda optimizer: _named_parameters(pl_module, optimizer),
+            parameters_of=lambda optimizer: optimizer_parameters(pl_module, optimizer),
             wanted=lambda: self.due_after_step(trainer),
             with_gradients=clips,
         )
@@ -124,7 +135,7 @@ class GradientFlowMonitor(Diagnostic):
                 self._look_at_gradients(trainer, pl_module, optimizer, due)
 
     def _look_at_gradients(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, due: bool) -> None:
-        named = _named_parameters(pl_module, optimizer)
+        named = optimizer_parameters(pl_module, optimizer)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         layer = None
         if due:
@@ -158,12 +169,21 @@ class GradientFlowMonitor(Diagnostic):
 
     # --- after the optimizer step -----------------------------------------------------------------------------------
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._flows or self._error:  # optimizers that step unevenly may have been sampled too early
+            self._discard()
+
     def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         """Complete the sample by the updates and the dead units; keep it and return its totals."""
         flow, clipped_norm = self._collect(pl_module)
         if flow is None:
             return {}
         self._last = flow
+        self._measurements += 1
         self.history.append(trainer.global_step, flow)
         verdict = flow.verdict(self.ratio_warning)
         if verdict != "healthy" and flow.nonfinite == 0:
@@ -183,11 +203,9 @@ class GradientFlowMonitor(Diagnostic):
         return {tag: value for tag, value in scalars.items() if value is not None}
 
     def _collect(self, pl_module: LightningModule) -> tuple[GradientFlow | None, float | None]:
-        recorder, flows, error = self._recorder, self._flows, self._error
-        updates = dict(recorder.updates) if recorder is not None else {}
-        self._flows, self._error = {}, None
-        if recorder is not None:
-            recorder.clear()
+        flows, error = self._flows, self._error
+        updates = dict(self._recorder.updates) if self._recorder is not None else {}
+        self._discard()
         if error is not None:
             raise error
         if not flows:
@@ -200,11 +218,17 @@ class GradientFlowMonitor(Diagnostic):
                 flow = with_updates(flow, [changes[name] for name in flow.names])
                 clipped_norms += [] if clipped_norm is None else [clipped_norm]
             complete.append(flow)
-        order = [_clean(name) for name, _ in pl_module.named_parameters()]
+        order = [plain_name(name) for name, _ in pl_module.named_parameters()]
         return merge(complete, order), math.hypot(*clipped_norms) if clipped_norms else None
 
+    def _discard(self) -> None:
+        self._flows, self._error = {}, None
+        if self._recorder is not None:
+            self._recorder.clear()
+
     def _dead_units(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> float | None:
-        if self.probe_batch == 0 or not has_relu(pl_module):
+        due = (self._measurements - 1) % self.dead_units_every == 0
+        if self.probe_batch == 0 or not due or not has_relu(pl_module):
             return None
         with self.together(trainer):
             # In the run's own precision: a unit is dead if training cannot wake it.
@@ -244,7 +268,7 @@ class GradientFlowMonitor(Diagnostic):
         if self._recorder is not None:
             self._recorder.remove()
             self._recorder = None
-        self._flows = {}
+        self._discard()
 
     def _write(self, trainer: Trainer) -> None:
         flow = self._last
@@ -252,8 +276,9 @@ class GradientFlowMonitor(Diagnostic):
             return
         with self.timed(), self.forgiven(trainer):
             step = self.history.steps[-1]
-            self.write_figure(trainer, "gradient_norm_by_layer", figures.gradient_norms(flow, self.history), step)
-            self.write_figure(trainer, "gradient_flow_heat_map", figures.heat_maps(flow, self.history), step)
+            if self.figures:
+                self.write_figure(trainer, "gradient_norm_by_layer", figures.gradient_norms(flow, self.history), step)
+                self.write_figure(trainer, "gradient_flow_heat_map", figures.heat_maps(flow, self.history), step)
             self.write_json(trainer, "gradient_flow", self._report())
         self._figures_written = time.monotonic()
 
@@ -265,12 +290,7 @@ class GradientFlowMonitor(Diagnostic):
             "max_min_ratio": self._last.max_min_ratio,
             "last": dataclasses.asdict(self._last),
             "dead_relu_units": self.dead_units,
-            "history": {
-                "names": self.history.names,
-                "steps": self.history.steps,
-                "gradient_norms": self.history.gradient_norms.tolist(),
-                "update_ratios": self.history.update_ratios.tolist(),
-            },
+            "history": self.history.table(),
         }
 
     # --- state ------------------------------------------------------------------------------------------------------
@@ -282,6 +302,7 @@ class GradientFlowMonitor(Diagnostic):
             "history": self.history.state_dict(),
             "last": None if self._last is None else dataclasses.asdict(self._last),
             "skipped_steps": self.skipped_steps,
+            "measurements": self._measurements,
             "dead_units": dict(self.dead_units),
         }
 
@@ -291,17 +312,5 @@ class GradientFlowMonitor(Diagnostic):
         self.history.load_state_dict(state_dict["history"])
         self._last = None if state_dict["last"] is None else GradientFlow(**state_dict["last"])
         self.skipped_steps = state_dict["skipped_steps"]
+        self._measurements = state_dict["measurements"]
         self.dead_units = dict(state_dict["dead_units"])
-
-
-def _named_parameters(pl_module: LightningModule, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [
-        (_clean(name), parameter)
-        for name, parameter in pl_module.named_parameters()
-        if parameter.requires_grad and id(parameter) in owned
-    ]
-
-
-def _clean(name: str) -> str:
-    return name.replace("_orig_mod.", "")  # what torch.compile puts in front of a submodule's parameters

@@ -3,11 +3,12 @@
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lightning
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 
 from datamodules.augmentation import ImageStore
@@ -115,14 +116,12 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         """Return the training batches."""
         trainer = self.trainer
         overfit = trainer is not None and trainer.overfit_batches > 0  # pyright: ignore[reportAttributeAccessIssue]
-        # `state.fn` and not `training`: Lightning asks for the loader before training has started.
-        fitting = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         return self._loader(
             *self._get("train", "fit"),
             self.batch_size,
             shuffle=self.shuffle and not overfit,
             drop_last=self.drop_last,
-            progress=self._progress if fitting else None,
+            progress=self._progress(),
         )
 
     def val_dataloader(self) -> TensorLoader:
@@ -173,10 +172,15 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return TensorLoader(store, labels, batch_size, seed=seed, rank=rank, world_size=world_size, **options)
 
-    def _progress(self) -> tuple[int, int]:
-        """Return the epoch and the number of its batches that the trainer has done."""
-        assert self.trainer is not None
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    def _progress(self) -> Callable[[], tuple[int, int]] | None:
+        """Return what tells a training loader the trainer's epoch and the batches done, or None outside of a fit."""
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.state.status != TrainerStatus.RUNNING:
+            return None
+        if trainer.train_dataloader is not None:
+            # Not the loader that a resumed epoch goes on with: a callback's, or a later epoch's after a reload.
+            return lambda: (trainer.current_epoch, 0)
+        return lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
 def _at_least(name: str, value: int, minimum: int) -> None:

@@ -175,5 +175,5 @@ class TensorLoader:
 
 
 def _mix(seed: int, epoch: int) -> int:
-    """Return a seed for one epoch, such that neighbouring seeds and epochs give unrelated orders."""
+    """Return a seed for one epoch, such that neighboring seeds and epochs give unrelated orders."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])

@@ -50,12 +50,21 @@ class FlowHistory:
     @property
     def gradient_norms(self) -> Tensor:
         """Shape (steps, names)."""
-        return self._table(0)
+        return self._field(0)
 
     @property
     def update_ratios(self) -> Tensor:
         """Shape (steps, names)."""
-        return self._table(1)
+        return self._field(1)
+
+    def table(self) -> dict[str, Any]:
+        """Names, steps, gradient norms and update ratios as plain lists."""
+        return {
+            "names": self.names,
+            "steps": self.steps,
+            "gradient_norms": self.gradient_norms.tolist(),
+            "update_ratios": self.update_ratios.tolist(),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Names, steps and one tensor of shape (steps, 2, names)."""
@@ -67,7 +76,7 @@ class FlowHistory:
         self.names, self.steps = list(state["names"]), list(state["steps"])
         self._rows = list(state["rows"].cpu().unbind(0))
 
-    def _table(self, index: int) -> Tensor:
+    def _field(self, index: int) -> Tensor:
         return torch.stack([row[index] for row in self._rows]) if self._rows else torch.empty(0, len(self.names))
 
     def _align(self, names: list[str]) -> None:

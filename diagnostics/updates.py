@@ -91,5 +91,20 @@ class UpdateRecorder:
         self.updates[optimizer] = Update(tuple(name for name, _ in named), torch.cat(values))
 
 
+def optimizer_parameters(module: nn.Module, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
+    """The trainable parameters of `module` that `optimizer` updates, in the module's order, by their plain names."""
+    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [
+        (plain_name(name), parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and id(parameter) in owned
+    ]
+
+
+def plain_name(name: str) -> str:
+    """The parameter's name without what torch.compile puts in front of a compiled submodule's parameters."""
+    return name.replace("_orig_mod.", "")
+
+
 def _dense(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient

@@ -171,4 +171,3 @@ class BaseModule(LightningModule):
         if state is not None:
             self.scalars.load_state_dict(state)
             self._recorded_step = state["recorded_step"]
-

@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"steepest {__version__}")
         return
+    # Users name their own classes by import path from where they are; at the end, so that nothing of ours is shadowed.
+    sys.path.append(os.getcwd())
     try:
         _check_shadowing()
         if words[0] not in COMMANDS:
@@ -64,6 +66,11 @@ def report(error: BaseException) -> None:
         raise error
     if os.environ.get("STEEPEST_TRACEBACK"):
         traceback.print_exception(error)
+    message = str(error)
+    if "Does not validate against" in message:
+        from steepest.messages import explain
+
+        fail(explain(message), code)
     fail(one_line(error), code)
 
 
@@ -130,5 +137,3 @@ def _check_shadowing() -> None:
             raise ValueError(f"the package {package!r} of Steepest is not installed; run `pip install -e .` again")
         if Path(origin).resolve().parent.parent != home:
             raise ValueError(f"{origin} shadows Steepest's own package {package!r}; rename it or run from elsewhere")
-
-

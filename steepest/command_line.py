@@ -18,15 +18,23 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-import datamodules  # noqa: F401 - makes short class names known
-import lightning_modules.networks  # noqa: F401
+import datamodules
+import lightning_modules.networks  # noqa: F401 - makes short class names known
 from callbacks import StepProgressBar, StepSeed
 from lightning_modules.base import BaseModule, build_optimizer
 from optim import OptimizerFactory, ScheduleFactory
 from steepest.checkpoint_check import check_checkpoint
-from steepest.parsing import Parser, isolated_choices
+from steepest.cli import BAD_INPUT, fail
+from steepest.parsing import (
+    MissingOptionsError,
+    Parser,
+    check_config_file,
+    chosen_class_path,
+    config_files,
+    isolated_choices,
+)
 from steepest.quiet import quiet
-from steepest.run_folder import check_name, create_run_folder, newest_checkpoint, remove_if_empty
+from steepest.run_folder import check_name, create_run_folder, newest_checkpoint, remove_if_empty, remove_run_folder
 from steepest.run_record import RunRecord
 from steepest.summary import print_evaluation, print_summary
 from steepest.trainer import Trainer
@@ -77,12 +85,14 @@ class CommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Options of Steepest beside Lightning's."""
-        parser.add_argument(
+        optimizer = parser.add_argument(
             "--optimizer",
             type=OptimizerFactory,
             default={"class_path": "adamw"},
             help="Name of an optimizer; its options follow as --optimizer.OPTION. See `steepest list optimizers`.",
         )
+        # People's own optimizers rarely annotate `params`.
+        optimizer.sub_add_kwargs["fail_untyped"] = False
         parser.add_argument(
             "--schedule",
             type=ScheduleFactory | None,
@@ -93,20 +103,37 @@ class CommandLine(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the run; by default that of the first config file."
         )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds all runs.")
-        if self.command == "fit":
-            parser.add_argument(
-                "--test_after_fit", type=bool, default=False, help="Also evaluate the final weights on the test split."
-            )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="With fit: also evaluate the final weights on the test split. Other commands take it so that they "
+            "accept the config of a fit.",
+        )
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse, then complete what follows from the choices."""
-        with isolated_choices():
-            self.config = parser.parse_args(self.words)
+        for path in config_files(self.words):
+            check_config_file(path)
+        parser.subcommand_parsers = self._subcommand_parsers
+        self.config = self._parse(parser)
         options = self.config[self.command]
         options.name = check_name(options.name or _default_name(options))
         _give_optimizer_to_model(options)
         _give_data_facts_to_network(options)
         _keep_last_of_each_default_callback(options)
+
+    def _parse(self, parser: Any) -> Any:
+        with isolated_choices():
+            try:
+                return parser.parse_args(self.words)
+            except MissingOptionsError as missing:
+                # A network that has no default for what the data fixes.
+                facts = _facts_of(chosen_class_path(self.words, "data"))
+                if not set(missing.names) <= set(facts):
+                    fail(missing.message, BAD_INPUT)
+                words = [f"--model.network.{name}={json.dumps(facts[name])}" for name in missing.names]
+                return parser.parse_args([*self.words, *words])
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the options stored in the checkpoint win over those given here, silently.
@@ -149,6 +176,7 @@ class CommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and callbacks around a fresh run folder."""
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        _check_trainer_options(options)
         callbacks = options.pop("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
         if options.get("enable_checkpointing") is False or options.get("fast_dev_run"):
@@ -187,7 +215,7 @@ class CommandLine(LightningCLI):
     def _record(self) -> RunRecord:
         self.record = RunRecord(
             self._parser(self.command),
-            self.config[self.command],
+            _reloadable(self.config[self.command]),
             overwrite=True,
             command=self.command,
             parent=self.parent,
@@ -221,11 +249,13 @@ class CommandLine(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write what `predict_step` returns for every batch to `predictions.pt` in the run folder."""
-        batches = self.trainer.predict(return_predictions=True, **kwargs)
+        batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
         folder = self.trainer.log_dir
         if folder is None:
             return
-        target = Path(folder) / f"predictions{f'_rank{self.trainer.global_rank}' if self.trainer.world_size > 1 else ''}.pt"
+        target = (
+            Path(folder) / f"predictions{f'_rank{self.trainer.global_rank}' if self.trainer.world_size > 1 else ''}.pt"
+        )
         partial = target.with_suffix(".partial")
         torch.save(batches, partial)
         partial.replace(target)
@@ -247,7 +277,18 @@ class CommandLine(LightningCLI):
         interrupted = isinstance(error, KeyboardInterrupt) or self.trainer.interrupted
         self._finish("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"[:500])
         if self.run_folder is not None:
-            remove_if_empty(self.run_folder)
+            discard = remove_run_folder if not self.record.started else remove_if_empty
+            discard(self.run_folder)
+
+
+def _check_trainer_options(options: dict[str, Any]) -> None:
+    # What Lightning accepts and then stumbles over, or silently does something else with.
+    clip = options.get("gradient_clip_val")
+    if clip is not None and not clip >= 0:
+        raise ValueError(f"--trainer.gradient_clip_val must be at least 0, got {clip}")
+    every = options.get("log_every_n_steps")
+    if every is not None and every < 1:
+        raise ValueError(f"--trainer.log_every_n_steps must be at least 1, got {every}")
 
 
 def _loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:
@@ -281,29 +322,48 @@ def _give_optimizer_to_model(options: Any) -> None:
         return
     for key in ("optimizer", "schedule"):
         if options.model.init_args.get(key) is not None:
-            raise ValueError(f"--model.{key} is not an option: choose with --{key} NAME (`{key}:` at top level in YAML)")
+            raise ValueError(
+                f"--model.{key} is not an option: choose with --{key} NAME (`{key}:` at top level in YAML)"
+            )
         if key in options.model.init_args:
             options.model.init_args[key] = options.get(key)
+
+
+def _reloadable(options: Any) -> Any:
+    """The options without the optimizer's copy among the model's, which only the top level may give."""
+    options = options.clone()
+    for key in ("optimizer", "schedule"):
+        if key in options.model.init_args and issubclass(_class_at(options.model.class_path), BaseModule):
+            options.model.init_args[key] = None
+    return options
 
 
 def _give_data_facts_to_network(options: Any) -> None:
     network = (options.model.get("init_args") or {}).get("network")
     if options.get("data") is None or network is None or "init_args" not in network:
         return
-    data_class = _class_at(options.data.class_path)
+    facts = _facts_of(options.data.class_path)
     defaults = _defaults(_class_at(network.class_path))
-    for key in DATA_FACTS:
-        fact = getattr(data_class, key, None)
-        if fact is None or key not in network.init_args:
+    for key, fact in facts.items():
+        if key not in network.init_args:
             continue
         given = network.init_args[key]
         same = tuple(given) == tuple(fact) if isinstance(given, (list, tuple)) else given == fact
         if not same and given != defaults.get(key):
             raise ValueError(
-                f"--model.network.{key} {given} does not fit the data: {data_class.__name__} has {key} {fact}; "
+                f"--model.network.{key} {given} does not fit the data: {options.data.class_path.rsplit('.', 1)[-1]} has {key} {fact}; "
                 "leave the option out, it is taken from the data"
             )
         network.init_args[key] = fact
+
+
+def _facts_of(data_path: str | None) -> dict[str, Any]:
+    """What a data set, named by import path or short name, says about its samples."""
+    if data_path is None:
+        return {}
+    data_class = _class_at(data_path) if "." in data_path else getattr(datamodules, data_path, None)
+    facts = {key: getattr(data_class, key, None) for key in DATA_FACTS}
+    return {key: fact for key, fact in facts.items() if fact is not None}
 
 
 def _defaults(network_class: Any) -> dict[str, Any]:

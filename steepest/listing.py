@@ -119,7 +119,9 @@ def _network(name: str) -> Any:
     try:
         module = found()
     except TypeError as error:
-        raise ValueError(f"{name} needs arguments, --explain takes networks that have defaults for all: {error}") from None
+        raise ValueError(
+            f"{name} needs arguments, --explain takes networks that have defaults for all: {error}"
+        ) from None
     if not isinstance(module, nn.Module):
         raise ValueError(f"{name} makes a {type(module).__name__}, not an nn.Module")
     return module

@@ -1,23 +1,50 @@
 """The parser: choices that do not leak options into each other, and errors of one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import jsonargparse._typehints as typehints
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from steepest.cli import BAD_INPUT, fail
-from steepest.messages import explain
+from steepest.messages import REQUIRED, explain
+
+
+class MissingOptionsError(SystemExit):
+    """Options without a default that were not given; a SystemExit because jsonargparse swallows other errors.
+
+    Args:
+        message: The line to end with if nobody can supply them.
+        names: The options.
+    """
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(BAD_INPUT)
+        self.message = message
+        self.names = names
 
 
 class Parser(LightningArgumentParser):
     """Lightning's parser with one-line errors."""
 
+    # Set by the command line on the main parser: parsers of the commands by name.
+    subcommand_parsers: Mapping[str, "Parser"] = MappingProxyType({})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line that names the option, the value and what is allowed, and exit with 2."""
-        fail(explain(message), BAD_INPUT)
+        owner = next(iter(self.groups)) if len(self.groups or {}) == 1 else None
+        # A config file's unknown key is reported by the main parser; the options are those of the command's.
+        parser = next(iter(self.subcommand_parsers.values()), self) if message.startswith("Subcommand") else self
+        allowed = [action.dest for action in parser._actions]
+        line = explain(message, owner, allowed)
+        if message.startswith(REQUIRED):
+            raise MissingOptionsError(line, message.removeprefix(REQUIRED).replace(" ", "").split(","))
+        fail(line, BAD_INPUT)
         raise AssertionError("not reached")
 
 
@@ -39,3 +66,47 @@ def isolated_choices() -> Iterator[None]:
         yield
     finally:
         typehints.discard_init_args_on_class_path_change = original
+
+
+def check_config_file(path: Path) -> None:
+    """Refuse a config file that is missing or is not YAML with options by name, in words that name the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it does not hold options by name.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: there is no file {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"--config: {path}{place} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"--config: {path} must hold options by name (`optimizer: adamw`), it holds {found}")
+
+
+def config_files(words: Sequence[str]) -> list[Path]:
+    """The files given by `--config` or `-c`, in order."""
+    files = []
+    for index, word in enumerate(words):
+        if word in ("--config", "-c") and index + 1 < len(words):
+            files.append(Path(words[index + 1]))
+        elif word.startswith("--config="):
+            files.append(Path(word.removeprefix("--config=")))
+    return files
+
+
+def chosen_class_path(words: Sequence[str], option: str) -> str | None:
+    """What `option` ("data") is set to by the config files and the words after them, without parsing the rest."""
+    chosen = None
+    for path in config_files(words):
+        value = yaml.safe_load(path.read_text()).get(option)
+        chosen = value.get("class_path", chosen) if isinstance(value, dict) else value or chosen
+    for index, word in enumerate(words):
+        name, separator, value = word.partition("=")
+        if name in (f"--{option}", f"--{option}.class_path"):
+            chosen = value if separator else next(iter(words[index + 1 :]), None)
+    return chosen

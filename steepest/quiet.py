@@ -6,6 +6,7 @@ import warnings
 _NOISE = (
     "Loading `train_dataloader` to estimate",
     "`weights_only` was not set",
+    "Trainer already configured with model summary",
     "GPU available",
     "TPU available",
     "HPU available",
@@ -35,7 +36,9 @@ def quiet() -> None:
         "lightning.pytorch.trainer.connectors.checkpoint_connector",
     ):
         logging.getLogger(name).addFilter(_is_not_noise)
+    warnings.formatwarning = _one_line
     for message in (
+        ".*callbacks used to create the checkpoint need to be provided.*",
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",
         ".*Experiment logs directory .* exists and is not empty.*",
@@ -51,3 +54,8 @@ def quiet() -> None:
 def _is_not_noise(record: logging.LogRecord) -> bool:
     message = record.getMessage().strip()
     return bool(message) and not message.startswith(_NOISE)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    # Where in the library a warning was raised helps nobody at the command line.
+    return f"steepest: warning: {' '.join(str(message).split())}\n"

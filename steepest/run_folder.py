@@ -1,6 +1,7 @@
 """Run folders `runs/<name>/version_N`: always fresh, never shared, and found again by name."""
 
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def remove_if_empty(folder: Path) -> None:
         folder.rmdir()
         if not any(folder.parent.iterdir()):
             folder.parent.rmdir()
+
+
+def remove_run_folder(folder: Path) -> None:
+    """Take back the folder of a run that failed before its first step: it holds nothing but its options."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_if_empty(folder)
 
 
 def newest_checkpoint(runs_dir: Path, name: str, which: str) -> Path:

@@ -51,7 +51,8 @@ class RunRecord(SaveConfigCallback):
         self.parent = parent
         self.chosen = chosen or {}
         self.record: dict[str, Any] = {}
-        self._started = time.monotonic()
+        self.started = False
+        self._start_time = time.monotonic()
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the first version of run.json; runs on rank zero."""
@@ -85,12 +86,17 @@ class RunRecord(SaveConfigCallback):
         config = str(Path(folder) / self.config_filename) if folder is not None else None
         checkpoint["steepest"] = {"chosen": self.chosen, "config": config}
 
+    def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        """From here on the run has something to keep."""
+        self.started = True
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the final metrics."""
         self._note_metrics(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the test metrics."""
+        self.started = True
         self._note_metrics(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +121,7 @@ class RunRecord(SaveConfigCallback):
     @property
     def seconds(self) -> float:
         """Wall time since the command built its callbacks."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self._start_time
 
     def _note_metrics(self, trainer: Trainer) -> None:
         if self.record and not trainer.sanity_checking:

@@ -9,6 +9,13 @@ from rich.table import Table
 from callbacks import GradientFlowMonitor
 
 MOST_ROWS = 24
+LABELS = {
+    "test/accuracy": "test accuracy",
+    "test/loss": "test loss",
+    "val/accuracy": "validation accuracy",
+    "val/loss": "validation loss",
+    "train/epoch_loss": "training loss, last epoch",
+}
 
 
 def print_summary(trainer: Trainer, module: LightningModule, name: str, seconds: float) -> None:
@@ -38,15 +45,8 @@ def _results(trainer: Trainer, module: LightningModule, name: str, seconds: floa
     table = Table(title=name, title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
-    for key, label in (
-        ("test/accuracy", "test accuracy"),
-        ("test/loss", "test loss"),
-        ("val/accuracy", "validation accuracy"),
-        ("val/loss", "validation loss"),
-        ("train/epoch_loss", "training loss, last epoch"),
-    ):
-        if key in metrics:
-            table.add_row(label, _metric(key, metrics[key]))
+    for key in [key for key in LABELS if key in metrics] or sorted(metrics):
+        table.add_row(LABELS.get(key, key), _metric(key, metrics[key]))
     for optimizer in trainer.optimizers:
         rates = dict.fromkeys(f"{group['lr']:.3g}" for group in optimizer.param_groups)
         table.add_row("optimizer", type(optimizer).__name__)
@@ -102,5 +102,3 @@ def _places(trainer: Trainer) -> list[str]:
 
 def _metric(key: str, value: float) -> str:
     return f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.4f}"
-
-

@@ -1,5 +1,8 @@
 """Small real training runs for the callbacks' tests."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,9 @@ def loader(batches: int = 6, size: int = 8) -> DataLoader:
     return DataLoader(TensorDataset(inputs, inputs[:, :3].argmax(1)), batch_size=size)
 
 
-def fit(folder: Path | None, module: LightningModule, *callbacks: Any, data: Any = None, **options: Any) -> Trainer:
+def fit(
+    folder: Path | None, module: LightningModule, *callbacks: Any, data: Any = None, resume: Any = None, **options: Any
+) -> Trainer:
     torch.manual_seed(2)
     trainer = Trainer(
         **{
@@ -66,13 +71,23 @@ def fit(folder: Path | None, module: LightningModule, *callbacks: Any, data: Any
             **options,
         }
     )
-    trainer.fit(module, loader() if data is None else data)
+    trainer.fit(module, loader() if data is None else data, ckpt_path=resume)
     return trainer
 
 
-def events(trainer: Trainer) -> dict[str, list[tuple[int, float]]]:
-    """Scalars by tag, as (step, value), read back from the event files."""
-    accumulator = EventAccumulator(str(trainer.log_dir), {"scalars": 0, "images": 0})
+@contextmanager
+def warnings_of(name: str) -> Iterator[list[str]]:
+    """Collect the warnings that start with this callback's name; foreign ones (Lightning's own) are dropped."""
+    messages: list[str] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield messages
+    messages += [str(warning.message) for warning in seen if str(warning.message).startswith(f"{name}: ")]
+
+
+def events(run: Trainer | Path) -> dict[str, list[tuple[int, float]]]:
+    """Scalars by tag, as (step, value), read back from the event files of a run or its folder."""
+    accumulator = EventAccumulator(str(run if isinstance(run, Path) else run.log_dir), {"scalars": 0, "images": 0})
     accumulator.Reload()
     return {
         tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]

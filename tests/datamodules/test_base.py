@@ -247,6 +247,34 @@ def test_a_pass_of_a_callback_is_whole_and_does_not_disturb_training():
     assert probed.seen == plain.seen
 
 
+def test_a_loader_made_during_or_after_training_is_whole():
+    class Probe(lightning.Callback):
+        lengths: list[int] = []
+
+        def on_train_batch_end(self, trainer, *_):
+            self.lengths.append(len(list(trainer.datamodule.train_dataloader())))
+
+    data = Digits(batch_size=512)
+    fitted = trainer(max_epochs=1, callbacks=Probe())
+    fitted.fit(Classifier(), datamodule=data)
+    assert Probe.lengths == [2, 2]
+    loader = data.train_dataloader()
+    first, second = numbers(loader), numbers(loader)
+    assert len(first) == len(second) == 1024
+    assert first != second
+
+
+def test_reloading_each_epoch_and_fitting_twice_change_nothing():
+    plain, reloaded, twice = Classifier(), Classifier(), Classifier()
+    trainer(max_epochs=2).fit(plain, datamodule=Digits(batch_size=512))
+    trainer(max_epochs=2, reload_dataloaders_every_n_epochs=1).fit(reloaded, datamodule=Digits(batch_size=512))
+    data, again = Digits(batch_size=512), trainer(max_epochs=1)
+    again.fit(twice, datamodule=data)
+    again.fit_loop.max_epochs = 2
+    again.fit(twice, datamodule=data)
+    assert plain.seen == reloaded.seen == twice.seen
+
+
 class SaveEverywhere(lightning.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder

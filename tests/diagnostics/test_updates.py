@@ -18,7 +18,7 @@ def test_the_change_of_the_weights_is_recorded_once() -> None:
     module(torch.randn(8, 4)).square().sum().backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
     optimizer.step()
-    expected = [float((new - old).norm()) for new, old in zip(module.parameters(), before, strict=True)]
+    expected = [(new - old).norm().item() for new, old in zip(module.parameters(), before, strict=True)]
     optimizer.step()  # further steps until `clear` do not count
     changes, gradient_norm = recorder.updates[optimizer].to_host()
     assert changes == pytest.approx(dict(zip(["weight", "bias"], expected, strict=True)), rel=1e-6)
@@ -46,7 +46,7 @@ def test_closures_called_several_times_are_one_step() -> None:
     optimizer.step(closure)  # type: ignore[arg-type]
     assert len(calls) > 1
     changes, gradient_norm = recorder.updates[optimizer].to_host()
-    assert changes["weight"] == pytest.approx(float((module.weight - before).norm()), rel=1e-5)
+    assert changes["weight"] == pytest.approx((module.weight - before).norm().item(), rel=1e-5)
     assert gradient_norm is None
 
 
