@@ -105,7 +105,8 @@ class BaseModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Write the scalars of the steps so far when a logging step is complete."""
         step = self.trainer.global_step
-        if step % self.trainer.log_every_n_steps == 0 and step != self._recorded_step:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every == 0 and step != self._recorded_step:
             self._write_scalars(step)
 
     def on_train_epoch_end(self) -> None:

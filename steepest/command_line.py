@@ -1,10 +1,8 @@
 """The commands that build a model, data and a trainer: LightningCLI in our shape."""
 
-import inspect
 import json
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -18,13 +16,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-import datamodules
 import lightning_modules.networks  # noqa: F401 - makes short class names known
 from callbacks import StepProgressBar, StepSeed
 from lightning_modules.base import BaseModule, build_optimizer
 from optim import OptimizerFactory, ScheduleFactory
 from steepest.checkpoint_check import check_checkpoint
 from steepest.cli import BAD_INPUT, fail
+from steepest.completion import DEFAULT_CALLBACKS, complete, facts_of, reloadable
 from steepest.parsing import (
     MissingOptionsError,
     Parser,
@@ -38,11 +36,6 @@ from steepest.run_folder import check_name, create_run_folder, newest_checkpoint
 from steepest.run_record import RunRecord
 from steepest.summary import print_evaluation, print_summary
 from steepest.trainer import Trainer
-
-DEFAULT_CALLBACKS = ("GradientFlowMonitor", "LearningRateTracker", "Checkpoints")
-
-# What a data set fixes about the network that is trained on it, where the network has such an argument.
-DATA_FACTS = ("input_shape", "num_classes")
 
 
 def run(words: Sequence[str]) -> None:
@@ -118,10 +111,8 @@ class CommandLine(LightningCLI):
         parser.subcommand_parsers = self._subcommand_parsers
         self.config = self._parse(parser)
         options = self.config[self.command]
-        options.name = check_name(options.name or _default_name(options))
-        _give_optimizer_to_model(options)
-        _give_data_facts_to_network(options)
-        _keep_last_of_each_default_callback(options)
+        complete(options, self.words)
+        check_name(options.name)
 
     def _parse(self, parser: Any) -> Any:
         with isolated_choices():
@@ -129,7 +120,7 @@ class CommandLine(LightningCLI):
                 return parser.parse_args(self.words)
             except MissingOptionsError as missing:
                 # A network that has no default for what the data fixes.
-                facts = _facts_of(chosen_class_path(self.words, "data"))
+                facts = facts_of(chosen_class_path(self.words, "data"))
                 if not set(missing.names) <= set(facts):
                     fail(missing.message, BAD_INPUT)
                 words = [f"--model.network.{name}={json.dumps(facts[name])}" for name in missing.names]
@@ -215,7 +206,7 @@ class CommandLine(LightningCLI):
     def _record(self) -> RunRecord:
         self.record = RunRecord(
             self._parser(self.command),
-            _reloadable(self.config[self.command]),
+            reloadable(self.config[self.command]),
             overwrite=True,
             command=self.command,
             parent=self.parent,
@@ -302,83 +293,3 @@ def _loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:
 
 def _has(callbacks: Sequence[Any], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
-
-
-def _default_name(options: Any) -> str:
-    configs = options.get("config") or []
-    if configs:
-        return Path(str(configs[0])).stem
-    return options.model.class_path.rsplit(".", 1)[-1]
-
-
-def _class_at(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def _give_optimizer_to_model(options: Any) -> None:
-    model_class = _class_at(options.model.class_path)
-    if not (isinstance(model_class, type) and issubclass(model_class, BaseModule)):
-        return
-    for key in ("optimizer", "schedule"):
-        if options.model.init_args.get(key) is not None:
-            raise ValueError(
-                f"--model.{key} is not an option: choose with --{key} NAME (`{key}:` at top level in YAML)"
-            )
-        if key in options.model.init_args:
-            options.model.init_args[key] = options.get(key)
-
-
-def _reloadable(options: Any) -> Any:
-    """The options without the optimizer's copy among the model's, which only the top level may give."""
-    options = options.clone()
-    for key in ("optimizer", "schedule"):
-        if key in options.model.init_args and issubclass(_class_at(options.model.class_path), BaseModule):
-            options.model.init_args[key] = None
-    return options
-
-
-def _give_data_facts_to_network(options: Any) -> None:
-    network = (options.model.get("init_args") or {}).get("network")
-    if options.get("data") is None or network is None or "init_args" not in network:
-        return
-    facts = _facts_of(options.data.class_path)
-    defaults = _defaults(_class_at(network.class_path))
-    for key, fact in facts.items():
-        if key not in network.init_args:
-            continue
-        given = network.init_args[key]
-        same = tuple(given) == tuple(fact) if isinstance(given, (list, tuple)) else given == fact
-        if not same and given != defaults.get(key):
-            raise ValueError(
-                f"--model.network.{key} {given} does not fit the data: {options.data.class_path.rsplit('.', 1)[-1]} has {key} {fact}; "
-                "leave the option out, it is taken from the data"
-            )
-        network.init_args[key] = fact
-
-
-def _facts_of(data_path: str | None) -> dict[str, Any]:
-    """What a data set, named by import path or short name, says about its samples."""
-    if data_path is None:
-        return {}
-    data_class = _class_at(data_path) if "." in data_path else getattr(datamodules, data_path, None)
-    facts = {key: getattr(data_class, key, None) for key in DATA_FACTS}
-    return {key: fact for key, fact in facts.items() if fact is not None}
-
-
-def _defaults(network_class: Any) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(network_class).parameters.items()}
-
-
-def _keep_last_of_each_default_callback(options: Any) -> None:
-    """Let `--trainer.callbacks+=GradientFlowMonitor --trainer.callbacks.every_n_steps 10` replace the default one."""
-    callbacks = options.trainer.get("callbacks")
-    if not isinstance(callbacks, list):
-        return
-    kept: list[Any] = []
-    for callback in reversed(callbacks):
-        path = callback.get("class_path", "")
-        default = path.rsplit(".", 1)[-1] in DEFAULT_CALLBACKS and path.startswith("callbacks.")
-        if not (default and any(path == other.get("class_path") for other in kept)):
-            kept.insert(0, callback)
-    options.trainer.callbacks = kept

@@ -77,8 +77,19 @@ def _classes(package: Any, names: Sequence[str]) -> list[tuple[str, str, str]]:
     for name in sorted(names):
         found = getattr(package, name)
         summary = (inspect.getdoc(found) or "").splitlines()[0]
-        rows.append((name, summary, _shown(dict(inspect.signature(found).parameters))))
+        rows.append((name, summary, _shown(_parameters(found))))
     return rows
+
+
+def _parameters(found: type) -> dict[str, inspect.Parameter]:
+    # What a class passes on by **kwargs are options of its base.
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in found.__mro__:
+        own = dict(list(inspect.signature(base.__init__).parameters.items())[1:])
+        parameters |= {name: parameter for name, parameter in own.items() if name not in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return parameters
 
 
 def _shown(parameters: dict[str, inspect.Parameter]) -> str:

@@ -37,7 +37,8 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line that names the option, the value and what is allowed, and exit with 2."""
-        owner = next(iter(self.groups)) if len(self.groups or {}) == 1 else None
+        groups = self.groups or {}
+        owner = next(iter(groups)) if len(groups) == 1 else None
         # A config file's unknown key is reported by the main parser; the options are those of the command's.
         parser = next(iter(self.subcommand_parsers.values()), self) if message.startswith("Subcommand") else self
         allowed = [action.dest for action in parser._actions]
@@ -110,3 +111,17 @@ def chosen_class_path(words: Sequence[str], option: str) -> str | None:
         if name in (f"--{option}", f"--{option}.class_path"):
             chosen = value if separator else next(iter(words[index + 1 :]), None)
     return chosen
+
+
+def is_given(words: Sequence[str], path: Sequence[str]) -> bool:
+    """Whether the option `path` ("model", "network", "hidden") stands in a config file or on the command line."""
+    joined = (".".join(path), ".init_args.".join(path))
+    if any(word.partition("=")[0] in (f"--{name}" for name in joined) for word in words):
+        return True
+    for file in config_files(words):
+        value = yaml.safe_load(file.read_text())
+        for key in path:
+            value = (value.get("init_args", value) if isinstance(value, dict) else {}).get(key)
+        if value is not None:
+            return True
+    return False

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -113,6 +113,7 @@ def test_dropout_acts_in_training_only(network: Any) -> None:
     assert torch.equal(module(images), module(images))
 
 
+@settings(deadline=None)
 @given(width_mult=st.floats(1e-4, 4))
 def test_width_mult_scales_hidden_widths_only(width_mult: float) -> None:
     network = DeepMLP((1, 2, 2), 3, hidden=(10, 6), width_mult=width_mult)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import Optimizer
@@ -77,6 +77,7 @@ def test_largest_stable_learning_rate_on_a_quadratic(rule: str) -> None:
     assert (low + high) / 2 == pytest.approx(limit, rel=1e-3)
 
 
+@settings(deadline=None)
 @given(gradient=st.floats(1e-3, 1e3), negative=st.booleans(), lr=st.floats(1e-5, 1.0))
 def test_the_first_step_of_adam_is_the_sign_of_the_gradient(gradient: float, negative: bool, lr: float) -> None:
     module = nn.Linear(1, 1, bias=False, dtype=torch.float64)

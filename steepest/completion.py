@@ -1,0 +1,106 @@
+"""What follows from the choices of a command and is filled in after parsing."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import datamodules
+from lightning_modules.base import BaseModule
+from steepest.parsing import is_given
+
+DEFAULT_CALLBACKS = ("GradientFlowMonitor", "LearningRateTracker", "Checkpoints")
+
+# What a data set fixes about the network that is trained on it, where the network has such an argument.
+DATA_FACTS = ("input_shape", "num_classes")
+
+
+def complete(options: Any, words: Sequence[str]) -> None:
+    """Fill in, in place, the run's name, the model's optimizer and what the data says about the network.
+
+    Args:
+        options: The parsed options of one command.
+        words: The command line they came from.
+
+    Raises:
+        ValueError: if an option contradicts what it would be filled with.
+    """
+    options.name = options.name or _default_name(options)
+    _give_optimizer_to_model(options)
+    _give_facts_to_network(options, words)
+    _keep_last_of_each_default_callback(options)
+
+
+def reloadable(options: Any) -> Any:
+    """The options without the optimizer's copy among the model's, which only the top level may give."""
+    options = options.clone()
+    if _is_ours(options):
+        for key in ("optimizer", "schedule"):
+            if key in options.model.init_args:
+                options.model.init_args[key] = None
+    return options
+
+
+def facts_of(data_path: str | None) -> dict[str, Any]:
+    """What a data set, named by import path or short name, says about its samples."""
+    if data_path is None:
+        return {}
+    data_class = _class_at(data_path) if "." in data_path else getattr(datamodules, data_path, None)
+    facts = {key: getattr(data_class, key, None) for key in DATA_FACTS}
+    return {key: fact for key, fact in facts.items() if fact is not None}
+
+
+def _class_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _is_ours(options: Any) -> bool:
+    model_class = _class_at(options.model.class_path)
+    return isinstance(model_class, type) and issubclass(model_class, BaseModule)
+
+
+def _default_name(options: Any) -> str:
+    configs = options.get("config") or []
+    return Path(str(configs[0])).stem if configs else options.model.class_path.rsplit(".", 1)[-1]
+
+
+def _give_optimizer_to_model(options: Any) -> None:
+    if not _is_ours(options):
+        return
+    for key in ("optimizer", "schedule"):
+        if options.model.init_args.get(key) is not None:
+            raise ValueError(f"--model.{key} is no option: choose with --{key} NAME (`{key}:` at top level in YAML)")
+        if key in options.model.init_args:
+            options.model.init_args[key] = options.get(key)
+
+
+def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
+    network = (options.model.get("init_args") or {}).get("network")
+    if options.get("data") is None or network is None or "init_args" not in network:
+        return
+    for key, fact in facts_of(options.data.class_path).items():
+        if key not in network.init_args:
+            continue
+        given = network.init_args[key]
+        same = tuple(given) == tuple(fact) if isinstance(given, (list, tuple)) else given == fact
+        if not same and is_given(words, ("model", "network", key)):
+            raise ValueError(
+                f"--model.network.{key} {given} does not fit the data: {options.data.class_path.rsplit('.', 1)[-1]} "
+                f"has {key} {fact}; leave the option out, it is taken from the data"
+            )
+        network.init_args[key] = fact
+
+
+def _keep_last_of_each_default_callback(options: Any) -> None:
+    # So that `--trainer.callbacks+=GradientFlowMonitor --trainer.callbacks.every_n_steps 10` replaces the default one.
+    callbacks = options.trainer.get("callbacks")
+    if not isinstance(callbacks, list):
+        return
+    kept: list[Any] = []
+    for callback in reversed(callbacks):
+        path = callback.get("class_path", "")
+        default = path.rsplit(".", 1)[-1] in DEFAULT_CALLBACKS and path.startswith("callbacks.")
+        if not (default and any(path == other.get("class_path") for other in kept)):
+            kept.insert(0, callback)
+    options.trainer.callbacks = kept
