@@ -1,6 +1,7 @@
 """Best and last checkpoint of a run, from which it continues bit for bit."""
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,6 +141,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a complete checkpoint: it was cut off, or is another kind of file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

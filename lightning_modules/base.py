@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
@@ -117,7 +118,7 @@ class BaseModule(LightningModule):
         self._log(means, step)
         # Known to EarlyStopping, checkpoints and the end-of-run table as well.
         for name, mean in means.items():
-            self.log(name, mean, logger=False, sync_dist=False)
+            self.log(name, mean, logger=False, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Start the validation metrics afresh, on this module's device."""
@@ -142,7 +143,7 @@ class BaseModule(LightningModule):
     def _write_metrics(self, stage: str) -> None:
         values = {f"{stage}/{name}": float(metric.compute()) for name, metric in self.metrics.get(stage, {}).items()}
         for name, value in values.items():
-            self.log(name, value, logger=False)
+            self.log(name, value, logger=False, sync_dist=True)  # the same on all ranks; Lightning wants to be sure
         if not self.trainer.sanity_checking:
             self._log(values, self.trainer.global_step)
 
@@ -163,12 +164,26 @@ class BaseModule(LightningModule):
                 logger.log_metrics(scalars, step=step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the scalars that are not logged yet into the checkpoint."""
-        checkpoint["scalars"] = {**self.scalars.state_dict(), "recorded_step": self._recorded_step}
+        """Put the scalars of all ranks that are not logged yet into the checkpoint."""
+        state = self.scalars.state_dict()
+        # A fixed order of names, as every rank gathers the same entry at the same time.
+        window = {name: self._of_all_ranks(state["window"][name]) for name in sorted(state["window"])}
+        checkpoint["scalars"] = {**state, "window": window, "recorded_step": self._recorded_step}
+
+    def _of_all_ranks(self, values: Tensor) -> Tensor:
+        trainer = self.trainer
+        if trainer.world_size == 1:
+            return values.unsqueeze(0)
+        rows = torch.zeros(trainer.world_size, len(values), dtype=values.dtype, device=self.device)
+        rows[trainer.global_rank] = values
+        return trainer.strategy.reduce(rows, reduce_op="sum").cpu()  # type: ignore[union-attr]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the scalars that were not logged yet from the checkpoint."""
+        """Take the scalars not logged yet from the checkpoint: this rank's, or their mean if the ranks are others."""
         state = checkpoint.get("scalars")
-        if state is not None:
-            self.scalars.load_state_dict(state)
-            self._recorded_step = state["recorded_step"]
+        if state is None:
+            return
+        rank, ranks = (0, 1) if self._trainer is None else (self._trainer.global_rank, self._trainer.world_size)
+        window = {name: rows[rank] if len(rows) == ranks else rows.mean(0) for name, rows in state["window"].items()}
+        self.scalars.load_state_dict({**state, "window": window})
+        self._recorded_step = state["recorded_step"]

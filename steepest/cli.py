@@ -5,6 +5,7 @@ Heavy packages are imported only by the command that needs them, so that `steepe
 
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from importlib import util
@@ -14,6 +15,7 @@ from steepest import __version__
 
 BAD_INPUT = 2
 BAD_ENVIRONMENT = 1
+INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 
 COMMANDS = {
     "fit": "train a model on data, with any optimizer, and watch it",
@@ -27,7 +29,7 @@ _OUR_PACKAGES = ("callbacks", "datamodules", "diagnostics", "lightning_modules",
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; returns normally on success and exits with 1 or 2 otherwise.
+    """Run one command; returns normally on success and exits with 1, 2 or 130 otherwise.
 
     Args:
         arguments: Words after `steepest`; None takes them from the process.
@@ -54,7 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             run(words)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
+    except SystemExit as exit:
+        # Lightning's answer to an interrupt in the middle of a run.
+        if isinstance(exit.__context__, KeyboardInterrupt):
+            fail("interrupted", INTERRUPTED)
+        raise
     except Exception as error:
         report(error)
 
@@ -62,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def report(error: BaseException) -> None:
     """Print what went wrong in one line and leave; errors that are nobody's input keep their traceback."""
     code = exit_code(error)
-    if code is None:
+    if code is None or is_from_users_code(error):
         raise error
     if os.environ.get("STEEPEST_TRACEBACK"):
         traceback.print_exception(error)
@@ -84,7 +91,33 @@ def exit_code(error: BaseException) -> int | None:
         return BAD_ENVIRONMENT
     if isinstance(error, (ValueError, FloatingPointError)) or name == "MisconfigurationException":
         return BAD_INPUT
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return BAD_INPUT
     return None
+
+
+def is_from_users_code(error: BaseException) -> bool:
+    """Whether the error was raised in a class that a user brought along."""
+    # A mistake in somebody's own model or data: a ValueError's message without its place would help them little.
+    home = Path(__file__).resolve().parent.parent
+    ours = tuple(str(home / package) + os.sep for package in _OUR_PACKAGES)
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = os.path.realpath(frame.f_code.co_filename)
+        if file.startswith(ours):
+            return False
+        # Libraries report what they were given: whose code called them counts.
+        if not _is_installed(file):
+            return True
+    return False
+
+
+def _is_installed(file: str) -> bool:
+    standard_library = sysconfig.get_path("stdlib") + os.sep
+    return (
+        not os.path.isfile(file)
+        or file.startswith(standard_library)
+        or bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -96,7 +129,7 @@ def one_line(error: BaseException) -> str:
 
 def fail(message: str, code: int) -> None:
     """Print `message` as the one line of an error and exit with `code`."""
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
     prefix = f"steepest (rank {rank}): " if rank else "steepest: "
     sys.stdout.flush()
     print(f"{prefix}error: {message}", file=sys.stderr, flush=True)

@@ -9,19 +9,18 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.accelerators.cpu import CPUAccelerator
 from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar, RichModelSummary
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import lightning_modules.networks  # noqa: F401 - makes short class names known
 from callbacks import StepProgressBar, StepSeed
 from lightning_modules.base import BaseModule, build_optimizer
 from optim import OptimizerFactory, ScheduleFactory
 from steepest.checkpoint_check import check_checkpoint
-from steepest.cli import BAD_INPUT, fail
+from steepest.cli import BAD_INPUT, fail, report
 from steepest.completion import DEFAULT_CALLBACKS, complete, facts_of, reloadable
 from steepest.parsing import (
     MissingOptionsError,
@@ -31,16 +30,26 @@ from steepest.parsing import (
     config_files,
     isolated_choices,
 )
+from steepest.processes import (
+    RankLauncher,
+    end_with_parent,
+    is_started_by_rank_zero,
+    leave_error_to_rank_zero,
+    watch_ranks,
+)
 from steepest.quiet import quiet
 from steepest.run_folder import check_name, create_run_folder, newest_checkpoint, remove_if_empty, remove_run_folder
 from steepest.run_record import RunRecord
 from steepest.summary import print_evaluation, print_summary
 from steepest.trainer import Trainer
+from steepest.trainer_options import check_precision, check_trainer_options
 
 
 def run(words: Sequence[str]) -> None:
     """Parse and run one of the commands fit, validate, test and predict."""
     quiet()
+    if is_started_by_rank_zero():
+        end_with_parent()
     CommandLine(words)
 
 
@@ -56,13 +65,15 @@ class CommandLine(LightningCLI):
         self.command = self.words[0]
         self.parent: dict[str, Any] | None = None
         self.run_folder: Path | None = None
+        self.ranks: RankLauncher | None = None
         super().__init__(
             save_config_callback=RunRecord,
             trainer_class=Trainer,
             trainer_defaults={"callbacks": [{"class_path": name} for name in DEFAULT_CALLBACKS]},
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "steepest", "description": __doc__},
+            # A shortened option would slip past everything that looks for its name.
+            parser_kwargs={"prog": "steepest", "description": __doc__, "allow_abbrev": False},
             auto_configure_optimizers=False,
         )
 
@@ -131,6 +142,8 @@ class CommandLine(LightningCLI):
         options = self.config[self.command]
         given = options.get("ckpt_path")
         if given is None:
+            if self.command != "fit":
+                rank_zero_warn(f"no --ckpt_path: {self.command} takes the weights that the model is built with")
             return
         if given in ("last", "best"):
             given = str(newest_checkpoint(Path(options.runs_dir), options.name, given))
@@ -147,6 +160,11 @@ class CommandLine(LightningCLI):
         """Build model and data, give a module without an optimizer the chosen one, then build the trainer."""
         super().instantiate_classes()
         self._connect_optimizer()
+
+    def _check_data(self) -> None:
+        loader = {"fit": "train", "validate": "val"}.get(self.command, self.command) + "_dataloader"
+        if self.datamodule is None and not is_overridden(loader, self.model, LightningModule):
+            raise ValueError("--data is required: choose with --data NAME, see `steepest list data`")
 
     def _connect_optimizer(self) -> None:
         base = BaseModule if isinstance(self.model, BaseModule) else LightningModule
@@ -166,8 +184,9 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and callbacks around a fresh run folder."""
+        self._check_data()
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        _check_trainer_options(options)
+        check_trainer_options(options)
         callbacks = options.pop("callbacks") or []
         callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
         if options.get("enable_checkpointing") is False or options.get("fast_dev_run"):
@@ -185,8 +204,8 @@ class CommandLine(LightningCLI):
             callbacks.append(self._record())
         try:
             trainer = Trainer(callbacks=callbacks, **options)
-            if str(options.get("precision")) in ("16", "16-mixed") and isinstance(trainer.accelerator, CPUAccelerator):
-                raise ValueError("--trainer.precision 16-mixed needs a GPU; on a CPU choose bf16-mixed or 32-true")
+            self.ranks = watch_ranks(trainer, on_stuck=self._give_up)
+            check_precision(options.get("precision"), trainer.accelerator)
         except BaseException:
             if self.run_folder is not None:
                 remove_if_empty(self.run_folder)
@@ -208,7 +227,7 @@ class CommandLine(LightningCLI):
             self._parser(self.command),
             reloadable(self.config[self.command]),
             overwrite=True,
-            command=self.command,
+            words=self.words,
             parent=self.parent,
             chosen=self._chosen(),
         )
@@ -217,18 +236,27 @@ class CommandLine(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+            if self.ranks is not None:
+                self.ranks.join()
         except BaseException as error:
-            self._clean_up(error)
-            raise
+            if is_started_by_rank_zero():
+                leave_error_to_rank_zero(error)
+            cause = error if self.ranks is None else self.ranks.cause(error)
+            self._clean_up(cause)
+            if cause is error:
+                raise
+            raise cause from error
         self._finish("finished")
 
     def after_fit(self) -> None:
         """Test the final weights if asked to, and print the table."""
         fit_seconds = self._seconds()
+        metrics = dict(self.trainer.callback_metrics)  # a test starts them afresh
         if self._get(self.config, "test_after_fit"):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         if self.trainer.is_global_zero:
-            print_summary(self.trainer, self.model, self._name(), fit_seconds)
+            metrics |= self.trainer.callback_metrics
+            print_summary(self.trainer, self.model, self._name(), fit_seconds, metrics)
 
     def after_validate(self) -> None:
         """Print the metrics."""
@@ -264,22 +292,20 @@ class CommandLine(LightningCLI):
         if self.run_folder is not None and rank_zero_only.rank == 0:
             self.record.finish(self.trainer, status, error)
 
+    def _give_up(self, error: BaseException) -> None:
+        self._clean_up(error)
+        report(error)
+
     def _clean_up(self, error: BaseException) -> None:
-        interrupted = isinstance(error, KeyboardInterrupt) or self.trainer.interrupted
-        self._finish("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}"[:500])
+        if self.ranks is not None:
+            self.ranks.end()
+        # Lightning turns an interrupt into an exit, and calls a run of any error interrupted.
+        cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
+        interrupted = isinstance(cause, KeyboardInterrupt)
+        self._finish("interrupted" if interrupted else "failed", f"{type(cause).__name__}: {cause}"[:500])
         if self.run_folder is not None:
             discard = remove_run_folder if not self.record.started else remove_if_empty
             discard(self.run_folder)
-
-
-def _check_trainer_options(options: dict[str, Any]) -> None:
-    # What Lightning accepts and then stumbles over, or silently does something else with.
-    clip = options.get("gradient_clip_val")
-    if clip is not None and not clip >= 0:
-        raise ValueError(f"--trainer.gradient_clip_val must be at least 0, got {clip}")
-    every = options.get("log_every_n_steps")
-    if every is not None and every < 1:
-        raise ValueError(f"--trainer.log_every_n_steps must be at least 1, got {every}")
 
 
 def _loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:

@@ -25,7 +25,8 @@ def complete(options: Any, words: Sequence[str]) -> None:
     Raises:
         ValueError: if an option contradicts what it would be filled with.
     """
-    options.name = options.name or _default_name(options)
+    _check_seed(options.seed_everything)
+    options.name = _default_name(options) if options.name is None else options.name
     _give_optimizer_to_model(options)
     _give_facts_to_network(options, words)
     _keep_last_of_each_default_callback(options)
@@ -53,6 +54,12 @@ def facts_of(data_path: str | None) -> dict[str, Any]:
 def _class_at(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def _check_seed(seed: Any) -> None:
+    # True has Lightning draw one.
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"--seed_everything must lie in [0, {2**32 - 1}], got {seed}")
 
 
 def _is_ours(options: Any) -> bool:

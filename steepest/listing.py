@@ -21,7 +21,7 @@ def run_list(words: Sequence[str]) -> None:
         words: The kind, an optional pattern such as '*sgd*', and `--explain NETWORK` for optimizers.
     """
     parser = _Parser(prog="steepest list", description="List what can be chosen by name.")
-    parser.add_argument("kind", choices=KINDS, help="what to list")
+    parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)}")
     parser.add_argument("pattern", nargs="?", default="*", help="only names that fit, such as '*adam*'")
     parser.add_argument(
         "--explain",
@@ -30,6 +30,12 @@ def run_list(words: Sequence[str]) -> None:
         "name or import path (DeepMLP, torchvision.models.resnet18)",
     )
     options = parser.parse_args(list(words))
+    if options.kind is None:
+        raise ValueError(f"list what? Give one of {', '.join(KINDS)}")
+    if options.kind not in KINDS:
+        from optim.registry import unknown_name
+
+        raise ValueError(unknown_name("kind", options.kind, list(KINDS)))
     if options.explain is not None:
         if options.kind != "optimizers":
             raise ValueError(f"--explain belongs to `steepest list optimizers`, not to {options.kind}")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from optim.registry import OPTIMIZERS, SCHEDULES, unknown_name
+from optim.registry import OPTIMIZERS, SCHEDULES, RegisteredOptimizer, RegisteredSchedule, unknown_name
 
 REQUIRED = "the following arguments are required:"
 
@@ -16,6 +16,10 @@ _IMPORT_PROBLEM = re.compile(r"Problem with given class_path '([^']+)':\s*(.+)")
 _WRONG_CLASS = re.compile(r"Expected '([^']+)' to be a subclass of <class '(\w+)'>")
 _NO_ATTRIBUTE = re.compile(r"((?:module|No module named) .+?)(?:\.? Got value: (\S+)|$)", re.MULTILINE)
 _EXPECTED = re.compile(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^\]]*\]|tuple with \d+ elements)")
+_NO_CHOICE = re.compile(r"Expected an import path or a subclass spec, but got (.+?)\. Got value")
+_OPTION_OF_NOTHING = re.compile(
+    r"Dict must include a class_path and optionally init_args, but got NestedArg\(key='(\w+)'"
+)
 _GIVEN = re.compile(r"(?:Got value|Given value): (.+)")
 _IMPORT_CLASS = re.compile(r"does not correspond to a subclass of (\w+)")
 
@@ -36,27 +40,33 @@ def explain(message: str, owner: str | None = None, allowed: Sequence[str] = ())
     if message.startswith("unrecognized arguments:"):
         return _unrecognized(message.split(":", 1)[1].split(), allowed)
     if message.startswith(REQUIRED):
-        missing = message.removeprefix(REQUIRED).strip().split(".", 1)[-1]
-        return f"--{missing}{of_owner} is required: give it on the command line or in a --config file"
+        missing = [name.strip().split(".", 1)[-1] for name in message.removeprefix(REQUIRED).split(",")]
+        if not owner:
+            return f"--{', --'.join(missing)} is required: give it on the command line or in a --config file"
+        return f"{owner} needs {', '.join(missing)}: give it on the command line or in a --config file"
     key = match.group(1) if (match := _KEY.search(message)) else ""
+    option = f"{key}{of_owner}" if owner else f"--{key}"
+    if match := _OPTION_OF_NOTHING.search(message):
+        allowed = ", ".join(_choices(key))
+        return f"--{key}.{match.group(1)} is an option of no {key}: choose one with --{key} NAME. Allowed: {allowed}"
     if match := _BAD_PATH.search(message):
+        return _unknown_choice(key or message.split(".help:")[0].removeprefix("--"), match.group(1))
+    if match := _NO_CHOICE.search(message):
         return _unknown_choice(key, match.group(1))
     if match := _IMPORT_PROBLEM.search(message):
-        return f"--{key}: cannot import {match.group(1)}: {match.group(2)}"
+        return f"{option}: cannot import {match.group(1)}: {match.group(2)}"
     if match := _WRONG_CLASS.search(message):
-        return _not_registered(key, match.group(1))
+        return _wrong_class(option, *match.groups())
     if match := _IMPORT_CLASS.search(message):
-        return f"--{key}: {_given(message)} is not a {match.group(1)}"
+        return f"{option}: {_given(message)} is not a {match.group(1)}"
     if "expects a function or a callable class" in message and (match := _NO_ATTRIBUTE.search(message)):
-        return f"--{key}: {match.group(1).split(': ')[-1]}"
+        return f"{option}: {match.group(1).split(': ')[-1]}"
     if reason := _reason(message):
         return reason
-    expected = list(dict.fromkeys(filter(None, map(_type_name, _EXPECTED.findall(message)))))
+    expected = _expected(message)
     if expected:
-        return f"--{key}{of_owner}: expected {' or '.join(expected)}, got {_given(message)}"
-    if key == "config":
-        return " ".join(message.split(":", 1)[1].split())
-    return " ".join(message.split())[:_LONGEST]
+        return f"{option}: expected {' or '.join(expected)}, got {_given(message)}"
+    return " ".join(_KEY.sub(option, message).split())[:_LONGEST]
 
 
 def _options(allowed: Sequence[str]) -> list[str]:
@@ -85,10 +95,12 @@ def _unknown_choice(key: str, name: str) -> str:
     return text if kind in ("optimizer", "schedule") else f"{text[:-1]}, or an import path."
 
 
-def _not_registered(key: str, path: str) -> str:
-    allowed = ", ".join(_choices(key))
-    hint = "; wrap a class by --optimizer external --optimizer.algorithm " + path if key == "optimizer" else ""
-    return f"--{key}: {path} is not a registered {key}. Allowed: {allowed}{hint}"
+def _wrong_class(option: str, path: str, base: str) -> str:
+    if base not in (RegisteredOptimizer.__name__, RegisteredSchedule.__name__):
+        return f"{option}: {path} is not {'an' if base[0] in 'AEIO' else 'a'} {base}"
+    kind = base.removeprefix("Registered").lower()
+    hint = f"; wrap a class by --optimizer external --optimizer.algorithm {path}" if kind == "optimizer" else ""
+    return f"{option}: {path} is not a registered {kind}. Allowed: {', '.join(_choices(kind))}{hint}"
 
 
 def _choices(kind: str) -> list[str]:
@@ -118,14 +130,28 @@ def _reason(message: str) -> str | None:
     return None
 
 
-def _type_name(text: str) -> str | None:
-    if text.startswith("<class '"):
-        name = text[8:-2].rsplit(".", 1)[-1]
-        plain = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-        return None if name == "NoneType" else plain.get(name, "a list" if name == "Sequence" else name)
-    if text.startswith("typing.Literal["):
-        return "one of " + text[len("typing.Literal[") : -1]
-    return "a " + text
+def _expected(message: str) -> list[str]:
+    """What was expected, without repetition; all choices of a Union in one list."""
+    found = list(dict.fromkeys(_EXPECTED.findall(message)))
+    choices = [text[len("typing.Literal[") : -1] for text in found if text.startswith("typing.Literal[")]
+    types = [_TYPES.get(text, text.strip("<>")) for text in found if not text.startswith("typing.Literal[")]
+    names = [name for name in dict.fromkeys(types) if name]
+    return [f"one of {', '.join(choices)}", *names] if choices else names
+
+
+_TYPES = {
+    "<class 'NoneType'>": "",
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text",
+    "<class 'tuple'>": "a list",
+    "<class 'list'>": "a list",
+    "<class 'dict'>": "names with values",
+    "<class 'collections.abc.Sequence'>": "a list",
+    "tuple with 2 elements": "a list of 2",
+    "tuple with 3 elements": "a list of 3",
+}
 
 
 def _given(message: str) -> str:

@@ -91,37 +91,47 @@ def check_config_file(path: Path) -> None:
 
 def config_files(words: Sequence[str]) -> list[Path]:
     """The files given by `--config` or `-c`, in order."""
-    files = []
-    for index, word in enumerate(words):
-        if word in ("--config", "-c") and index + 1 < len(words):
-            files.append(Path(words[index + 1]))
-        elif word.startswith("--config="):
-            files.append(Path(word.removeprefix("--config=")))
-    return files
+    return [Path(value) for name, value in _options(words) if name == "config"]
 
 
 def chosen_class_path(words: Sequence[str], option: str) -> str | None:
     """What `option` ("data") is set to by the config files and the words after them, without parsing the rest."""
-    chosen = None
-    for path in config_files(words):
-        value = yaml.safe_load(path.read_text()).get(option)
-        chosen = value.get("class_path", chosen) if isinstance(value, dict) else value or chosen
-    for index, word in enumerate(words):
-        name, separator, value = word.partition("=")
-        if name in (f"--{option}", f"--{option}.class_path"):
-            chosen = value if separator else next(iter(words[index + 1 :]), None)
-    return chosen
+    values = [yaml.safe_load(path.read_text()).get(option) for path in config_files(words)]
+    values += [_plain(value) for name, value in _options(words) if name in (option, f"{option}.class_path")]
+    paths = [value.get("class_path") if isinstance(value, dict) else value for value in values]
+    return next((path for path in reversed(paths) if isinstance(path, str)), None)
 
 
 def is_given(words: Sequence[str], path: Sequence[str]) -> bool:
     """Whether the option `path` ("model", "network", "hidden") stands in a config file or on the command line."""
-    joined = (".".join(path), ".init_args.".join(path))
-    if any(word.partition("=")[0] in (f"--{name}" for name in joined) for word in words):
-        return True
-    for file in config_files(words):
-        value = yaml.safe_load(file.read_text())
-        for key in path:
-            value = (value.get("init_args", value) if isinstance(value, dict) else {}).get(key)
-        if value is not None:
+    for name, value in _options(words):
+        # `--model.network.hidden 3`, or a mapping of options further up: `--model '{...}'`.
+        keys = name.replace(".init_args", "").split(".")
+        if keys == list(path) or (keys == list(path[: len(keys)]) and _holds(_plain(value), path[len(keys) :])):
             return True
-    return False
+    return any(_holds(yaml.safe_load(file.read_text()), path) for file in config_files(words))
+
+
+def _options(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and values of the options on a command line, in order."""
+    options = []
+    for index, word in enumerate(words):
+        name, separator, value = word.partition("=")
+        if word.startswith("-"):
+            name = "config" if name == "-c" else name.removeprefix("--").removesuffix("+")
+            options.append((name, value if separator else next(iter(words[index + 1 :]), "")))
+    return options
+
+
+def _plain(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _holds(value: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        value = value.get("init_args", value) if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, dict) else None
+    return value is not None

@@ -17,6 +17,8 @@ _NOISE = (
     "Restored all states from the checkpoint",
     "Loaded model weights from the checkpoint",
     "Seed set to",
+    "`Trainer(limit_",
+    "Detected KeyboardInterrupt",
     "[rank:",
     "Initializing distributed",
     "-----",
@@ -44,6 +46,7 @@ def quiet() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*in eval mode at the start of training.*",
+        ".*AMP with fp16 is not supported on CPU.*",  # refused, see trainer_options
     ):
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")

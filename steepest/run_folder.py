@@ -1,9 +1,12 @@
 """Run folders `runs/<name>/version_N`: always fresh, never shared, and found again by name."""
 
+import os
 import re
 import shutil
 import zipfile
 from pathlib import Path
+
+MOST_ATTEMPTS = 100
 
 _VERSION = re.compile(r"version_(\d+)")
 
@@ -28,24 +31,29 @@ def create_run_folder(runs_dir: Path, name: str) -> Path:
         OSError: if the folder cannot be made.
     """
     parent = runs_dir / check_name(name)
-    parent.mkdir(parents=True, exist_ok=True)
     number = max((number for number, _ in _versions(parent)), default=-1) + 1
+    vanished = 0
     while True:
         folder = parent / f"version_{number}"
         try:
-            folder.mkdir()
+            os.makedirs(folder)
+            return folder
         except FileExistsError:
             number += 1
-        else:
-            return folder
+        except FileNotFoundError:
+            # Another process, whose run has failed, took back the folder of the name just now; or it can never be made.
+            vanished += 1
+            if vanished == MOST_ATTEMPTS:
+                raise
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Take back a run folder in which nothing was written, and the folder of its name if that was the only one."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-        if not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+    """Take back a run folder in which nothing was written, and the folders of its name and of all runs if empty."""
+    for path in (folder, folder.parent, folder.parent.parent):
+        try:
+            path.rmdir()
+        except OSError:  # it holds something, or another process has taken it back already
+            return
 
 
 def remove_run_folder(folder: Path) -> None:
@@ -73,7 +81,9 @@ def newest_checkpoint(runs_dir: Path, name: str, which: str) -> Path:
 
 
 def _versions(parent: Path) -> list[tuple[int, Path]]:
-    if not parent.is_dir():
+    try:
+        paths = list(parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    matches = ((_VERSION.fullmatch(path.name), path) for path in parent.iterdir())
+    matches = ((_VERSION.fullmatch(path.name), path) for path in paths)
     return [(int(match.group(1)), path) for match, path in matches if match]

@@ -5,8 +5,8 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ class RunRecord(SaveConfigCallback):
     Args:
         parser: The parser of the command, as LightningCLI passes it.
         config: The resolved options of the command.
-        command: Name of the command: "fit", "test", ...
+        words: The command and its options, as typed.
         parent: Checkpoint that this run continues, or None.
         chosen: Model, data, optimizer, schedule and seed as plain values: kept in every checkpoint, and flattened for
             TensorBoard's HPARAMS page.
@@ -41,13 +41,13 @@ class RunRecord(SaveConfigCallback):
         self,
         parser: Any,
         config: Any,
-        command: str = "fit",
+        words: Sequence[str] = ("fit",),
         parent: dict[str, Any] | None = None,
         chosen: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(parser, config, **kwargs)
-        self.command = command
+        self.words = words
         self.parent = parent
         self.chosen = chosen or {}
         self.record: dict[str, Any] = {}
@@ -57,7 +57,7 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the first version of run.json; runs on rank zero."""
         self.record = {
-            "command": shlex.join(["steepest", *sys.argv[1:]]),
+            "command": shlex.join(["steepest", *self.words]),
             "status": "running",
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
@@ -111,7 +111,7 @@ class RunRecord(SaveConfigCallback):
         if error is not None:
             self.record["error"] = error
         self._write(trainer)
-        if status == "finished" and self.command == "fit":
+        if status == "finished" and self.words[0] == "fit":
             metrics = {f"final/{name}": value for name, value in self.record["metrics"].items()}
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger) and metrics:

@@ -1,10 +1,12 @@
 """The tables a command ends with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from callbacks import GradientFlowMonitor
 
@@ -18,11 +20,13 @@ LABELS = {
 }
 
 
-def print_summary(trainer: Trainer, module: LightningModule, name: str, seconds: float) -> None:
+def print_summary(
+    trainer: Trainer, module: LightningModule, name: str, seconds: float, metrics: Mapping[str, Tensor]
+) -> None:
     """Print what came out of a fit: metrics, gradients by layer, learning rate, time, and where to look."""
     console = Console(soft_wrap=True)
     console.print()
-    console.print(_results(trainer, module, name, seconds))
+    console.print(_results(trainer, module, name, seconds, {key: float(value) for key, value in metrics.items()}))
     flow = _gradient_flow(trainer)
     if flow is not None:
         console.print(flow)
@@ -40,8 +44,7 @@ def print_evaluation(trainer: Trainer, command: str) -> None:
     Console(soft_wrap=True).print(table)
 
 
-def _results(trainer: Trainer, module: LightningModule, name: str, seconds: float) -> Table:
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+def _results(trainer: Trainer, module: LightningModule, name: str, seconds: float, metrics: dict[str, float]) -> Table:
     table = Table(title=name, title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
