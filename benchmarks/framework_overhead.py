@@ -1,10 +1,10 @@
 """CPU time per training step of our base module with default callbacks, against a raw loop and a bare Trainer.
 
 Contestants train the same network from the same start on the same batches with the same optimizer, interleaved in one
-process on one thread; the table shows medians over rounds, and ratios within rounds. "ours" records five scalars, writes
-TensorBoard and CSV every 50 steps and runs the default callback set (gradient flow, learning rate, checkpoints, progress
-bar, step seeds); "bare" is Lightning's Trainer without logger, bar, checkpoints or callbacks; "Trainer, 5 logs" is what
-users of Lightning have today: five `self.log` calls, logger, bar and checkpoint.
+process on one thread; the table shows medians over rounds, and ratios within rounds. "ours" records five scalars,
+writes TensorBoard and CSV every 50 steps and runs the default callback set (gradient flow, learning rate, checkpoints,
+progress bar, step seeds); "bare" is Lightning's Trainer without logger, bar, checkpoints or callbacks; "Trainer, 5
+logs" is what users of Lightning have today: five `self.log` calls, logger, bar and checkpoint.
 
     python benchmarks/framework_overhead.py [--rounds 7] [--steps 600]
 """
@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -104,11 +105,11 @@ class Ours(BaseModule):
 class Idle(Callback):
     """Hooks that do nothing: the price of being called."""
 
-    def on_train_batch_start(self, *arguments: object) -> None: ...
+    def on_train_batch_start(self, *arguments: Any) -> None: ...
 
-    def on_train_batch_end(self, *arguments: object) -> None: ...
+    def on_train_batch_end(self, *arguments: Any) -> None: ...
 
-    def on_before_optimizer_step(self, *arguments: object) -> None: ...
+    def on_before_optimizer_step(self, *arguments: Any) -> None: ...
 
 
 def raw(network: nn.Module, batches: Batches, folder: str) -> None:
@@ -144,7 +145,7 @@ def ours(network: nn.Module, batches: Batches, folder: str) -> None:
     trainer.fit(Ours(network), batches)
 
 
-def _quiet() -> dict[str, object]:
+def _quiet() -> dict[str, Any]:
     return {
         "max_epochs": 1,
         "accelerator": "cpu",
