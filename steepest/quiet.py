@@ -7,6 +7,7 @@ _NOISE = (
     "Loading `train_dataloader` to estimate",
     "`weights_only` was not set",
     "Trainer already configured with model summary",
+    "Using bfloat16 Automatic Mixed Precision",
     "GPU available",
     "TPU available",
     "HPU available",
