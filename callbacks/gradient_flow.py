@@ -118,7 +118,9 @@ class GradientFlowMonitor(Diagnostic):
         """Watch the optimizers' steps."""
         super().on_train_start(trainer, pl_module)
         self._remove_hooks()
-        clips = bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", pl_module)
+        # A module that has the hook, but by its attribute `clipping` no use for it at present, does not clip.
+        has_hook = is_overridden("configure_gradient_clipping", pl_module)
+        clips = bool(trainer.gradient_clip_val) or (has_hook and getattr(pl_module, "clipping", True) is not None)
         self._recorder = UpdateRecorder(
             trainer.optimizers,
             parameters_of=lambda optimizer: optimizer_parameters(pl_module, optimizer),

@@ -14,7 +14,8 @@ class LearningRateTracker(Diagnostic):
     """Logs the learning rate each parameter group was updated with, at the step of that update.
 
     Tags: `lr/<name>` with the group's "name"; without names `lr/<Optimizer>` for an only group and `lr/<index>` for
-    several. Several optimizers put their class before the index.
+    several. Several optimizers put their class before the index. Other options that a schedule moves are logged as
+    `lr/<name>_<option>`.
 
     Args:
         every_n_steps: Log every so many optimizer steps, and at step 1.
@@ -38,6 +39,7 @@ class LearningRateTracker(Diagnostic):
             for stepping, tag, group in _tagged_groups(trainer.optimizers):
                 if stepping is optimizer:
                     self._used.update(_values(tag, group, self.momentum))
+                    self._used.update({f"{tag}_{name}": value for name, value in _scheduled(trainer, group).items()})
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         """The rates read before the step."""
@@ -58,6 +60,17 @@ def _tagged_groups(optimizers: list[Optimizer]) -> Iterator[tuple[Optimizer, str
                 label = str(index) if len(optimizers) == 1 else f"{kind}_{index}"
             seen[label] += 1
             yield optimizer, f"lr/{label}" if seen[label] == 1 else f"lr/{label}#{seen[label]}", group
+
+
+def _scheduled(trainer: Trainer, group: dict[str, Any]) -> dict[str, float]:
+    """Options of a group, besides the learning rate, that a schedule moves: of schedulers that tell `option_values`."""
+    values: dict[str, float] = {}
+    for config in trainer.lr_scheduler_configs:
+        option_values = getattr(config.scheduler, "option_values", None)
+        if option_values is not None:
+            for other, options in zip(config.scheduler.optimizer.param_groups, option_values(), strict=False):
+                values |= options if other is group else {}
+    return values
 
 
 def _values(tag: str, group: dict[str, Any], momentum: bool) -> dict[str, float]:

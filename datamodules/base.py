@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 
-from datamodules.augmentation import ImageStore
+from datamodules.augmentation import CropPadding, HorizontalFlip, ImageStore
 from datamodules.loader import TensorLoader
 
 
@@ -32,8 +32,12 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         shuffle: Whether each training epoch has a new random order. Ignored under `overfit_batches`, which by its
             meaning repeats the same batches.
         drop_last: Whether a last, smaller training batch is left out, so that all steps average over equally many.
-        random_crop: Pixels of zero padding around training images, from which random crops are cut; 0 for none.
-        horizontal_flip: Whether half of the training images are mirrored, anew in each epoch.
+        random_crop: Pixels of padding around training images, from which random crops are cut; 0 for none.
+        crop_padding: What this padding is: zero (black) or reflect (the image mirrored at its border).
+        horizontal_flip: Whether half of the training images are mirrored, anew in each epoch. "alternating" mirrors
+            each of them in every other epoch, starting with a random half (arXiv:2404.00498).
+        cutout: Side in pixels of a square at a random place of each training image that is set to the mean color
+            (arXiv:1708.04552); 0 for none.
         evaluation_batch_size: Images per batch and process in validation, test and prediction. Null takes four times
             `batch_size`, as there is room without gradients.
 
@@ -61,13 +65,16 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         shuffle: bool = True,
         drop_last: bool = True,
         random_crop: int = 0,
-        horizontal_flip: bool = False,
+        crop_padding: CropPadding = "zero",
+        horizontal_flip: HorizontalFlip = False,
+        cutout: int = 0,
         evaluation_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         _at_least("batch_size", batch_size, 1)
         _at_least("split_seed", split_seed, 0)
         _at_least("random_crop", random_crop, 0)
+        _at_least("cutout", cutout, 0)
         if seed is not None:
             _at_least("seed", seed, 0)
         if evaluation_batch_size is not None:
@@ -81,7 +88,9 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.random_crop = random_crop
+        self.crop_padding = crop_padding
         self.horizontal_flip = horizontal_flip
+        self.cutout = cutout
         self.evaluation_batch_size = 4 * batch_size if evaluation_batch_size is None else evaluation_batch_size
         self._sets: dict[str, tuple[ImageStore, Tensor]] = {}
         if validation_size == 0:
@@ -104,7 +113,14 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         if stage in ("fit", "validate", None) and "train" not in self._sets:
             images, labels = self._load_checked(train=True)
             training, validation = self._split(len(images))
-            store = self._store(images[training], random_crop=self.random_crop, horizontal_flip=self.horizontal_flip)
+            store = self._store(
+                images[training],
+                random_crop=self.random_crop,
+                crop_padding=self.crop_padding,
+                horizontal_flip=self.horizontal_flip,
+                cutout=self.cutout,
+                seed=self._run_seed(),
+            )
             self._sets["train"] = store, labels[training]
             if len(validation):
                 self._sets["validation"] = self._store(images[validation]), labels[validation]
@@ -168,9 +184,12 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return self._sets[name]
 
     def _loader(self, store: ImageStore, labels: Tensor | None, batch_size: int, **options: Any) -> TensorLoader:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        seed = self._run_seed()
         return TensorLoader(store, labels, batch_size, seed=seed, rank=rank, world_size=world_size, **options)
+
+    def _run_seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
     def _progress(self) -> Callable[[], tuple[int, int]] | None:
         """Return what tells a training loader the trainer's epoch and the batches done, or None outside of a fit."""

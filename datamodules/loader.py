@@ -20,8 +20,8 @@ class BatchSource(Protocol):
         """Return the number of samples."""
         ...
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor | None:
-        """Draw the random parameters of `count` samples, one row each (None: nothing is random)."""
+    def draw(self, count: int, generator: torch.Generator, epoch: int) -> Tensor | None:
+        """Draw the random parameters of `count` samples in an epoch, one row each (None: nothing is random)."""
         ...
 
     def gather(self, indices: Tensor, parameters: Tensor | None) -> Tensor:
@@ -38,7 +38,7 @@ class TensorSource:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    def draw(self, count: int, generator: torch.Generator) -> None:
+    def draw(self, count: int, generator: torch.Generator, epoch: int) -> None:
         """Draw nothing."""
         return None
 
@@ -155,7 +155,7 @@ class TensorLoader:
         samples = len(self.source)
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         order = torch.randperm(samples, generator=generator) if self.shuffle else torch.arange(samples)
-        parameters = self.source.draw(samples, generator)
+        parameters = self.source.draw(samples, generator, epoch)
         for batch in range(done, len(self)):
             share = self._share(batch)
             indices = order[share]

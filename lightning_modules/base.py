@@ -1,40 +1,56 @@
-"""The base of our LightningModules: optimizer and schedule injection, buffered scalars, validation metrics."""
+"""The base of our LightningModules: optimizer, schedule and clipping, buffered scalars, validation metrics."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from lightning_modules.scalars import ScalarBuffer
-from optim import OptimizerFactory, ScheduleFactory
+from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 from optim.classics import adamw
+from optim.clipping import Clipping
+from optim.clipping.base import refuse_thresholds
+from optim.closure import needs_closure, searches_line
 from optim.implementation import without_fused
+from optim.scheduled_options import OptionScheduler
 
 
 def build_optimizer(
-    module: LightningModule, optimizer: OptimizerFactory, schedule: ScheduleFactory | None
-) -> dict[str, Any]:
-    """What `configure_optimizers` returns for an optimizer factory and a schedule that is stepped once per update.
+    module: LightningModule,
+    optimizer: OptimizerFactory,
+    schedule: ScheduleFactory | None,
+    option_schedules: Mapping[str, OptionSchedule] | None = None,
+) -> Any:
+    """What `configure_optimizers` returns for an optimizer factory and schedules that are stepped once per update.
 
     Args:
         module: The module to train; its trainer tells the number of optimizer steps.
         optimizer: Called with the module, because parameter roles cannot be read off an iterable of parameters.
         schedule: Called with the optimizer and the total number of optimizer steps; None keeps the rate constant.
+        option_schedules: Schedules of other options of the parameter groups, by option.
 
     Raises:
-        ValueError: if a schedule is given and the length of the run is not known.
+        ValueError: if a schedule is given and the length of the run is not known, the trainer's options do not go
+            with an optimizer that evaluates a batch several times in a step, gradients would be clipped twice, or a
+            parameter group has a clipping threshold that nothing would read.
     """
     built = optimizer(module)
+    _check_evaluations(module, built)
+    if _clipping(module) is None:
+        refuse_thresholds(built.param_groups)
     if _refuses_fused(module):
         without_fused(built)
-    if schedule is None:
-        return {"optimizer": built}
-    scheduler = schedule(built, total_steps(module))
-    return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
+    schedulers = [schedule(built, total_steps(module))] if schedule is not None else []
+    if option_schedules:
+        schedulers.append(OptionScheduler(built, total_steps(module), option_schedules))
+    return [built], [{"scheduler": scheduler, "interval": "step", "frequency": 1} for scheduler in schedulers]
 
 
 def total_steps(module: LightningModule) -> int:
@@ -48,10 +64,42 @@ def total_steps(module: LightningModule) -> int:
     return int(steps)
 
 
+def _check_evaluations(module: LightningModule, optimizer: Optimizer) -> None:
+    trainer, name = module.trainer, type(optimizer).__name__
+    if needs_closure(optimizer):
+        schedulers = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore
+        if trainer.accumulate_grad_batches != 1 or any(c.going_to_accumulate_grad_batches() for c in schedulers):
+            raise ValueError(
+                f"{name} evaluates its batch several times in a step, so gradients cannot be accumulated over batches: "
+                "leave trainer.accumulate_grad_batches at 1 and raise the batch size"
+            )
+        if trainer.precision == "16-mixed":
+            raise ValueError(
+                f"{name} evaluates its batch several times in a step, which 16-mixed does not allow: set "
+                "trainer.precision to bf16-mixed or 32-true"
+            )
+    if searches_line(optimizer) and (trainer.gradient_clip_val or _clipping(module)):
+        raise ValueError(
+            f"{name} compares losses with their gradients, which clipping would change: leave out "
+            f"{'trainer.gradient_clip_val' if trainer.gradient_clip_val else '--clipping'}"
+        )
+
+
 def _refuses_fused(module: LightningModule) -> bool:
     # Lightning cannot clip the gradients of an optimizer that unscales them itself, as fused ones do under 16-mixed.
     trainer = module.trainer
-    return trainer.gradient_clip_val is not None and trainer.precision in ("16-mixed", "16-true")
+    clips = trainer.gradient_clip_val is not None or _clipping(module) is not None
+    return clips and trainer.precision in ("16-mixed", "16-true")
+
+
+def _clipping(module: LightningModule) -> Clipping | None:
+    clipping = module.clipping if isinstance(module, BaseModule) else None
+    if clipping is not None and module.trainer.gradient_clip_val:
+        raise ValueError(
+            f"--clipping and --trainer.gradient_clip_val {module.trainer.gradient_clip_val} would clip the gradients "
+            "twice: give one of them"
+        )
+    return clipping
 
 
 class BaseModule(LightningModule):
@@ -64,6 +112,9 @@ class BaseModule(LightningModule):
     Args:
         optimizer: Factory from the registry; None takes AdamW, the most forgiving choice for an unknown task.
         schedule: Learning-rate schedule from the registry, stepped after every update; None keeps the rate constant.
+        clipping: Gradient clipping from the registry, applied before every update; None leaves gradients to the
+            trainer's own.
+        option_schedules: Schedules of momentum, weight decay or other options of the optimizer, by option.
 
     Attributes:
         metrics: torchmetrics by stage ("val", "test") and name. A subclass fills and updates them; at the end of an
@@ -71,14 +122,24 @@ class BaseModule(LightningModule):
             metrics are no part of the model, and neither its summary nor diagnostics should meet them.
     """
 
-    def __init__(self, optimizer: OptimizerFactory | None = None, schedule: ScheduleFactory | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: OptimizerFactory | None = None,
+        schedule: ScheduleFactory | None = None,
+        clipping: ClippingFactory | None = None,
+        option_schedules: Mapping[str, OptionSchedule] | None = None,
+    ) -> None:
         super().__init__()
         self.metrics: dict[str, dict[str, Metric]] = {}
-        self.optimizer_factory = optimizer or adamw
+        self.optimizer_factory = optimizer
         self.schedule_factory = schedule
+        self.clipping_factory = clipping
+        self.option_schedules = option_schedules
+        self._clipping: Clipping | None = None
         self.scalars = ScalarBuffer()
         self.latest_scalars: dict[str, float] = {}
         self._recorded_step = 0
+        self._evaluated = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this plain string around every hook, 44 times a step; nn.Module's checks cost a third of the
@@ -88,16 +149,62 @@ class BaseModule(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def clipping(self) -> Clipping | None:
+        """The clipping in use; made when it is first asked for, since there is no network before."""
+        if self._clipping is None and self.clipping_factory is not None:
+            self._clipping = self.clipping_factory(self)
+        return self._clipping
+
     def configure_optimizers(self) -> Any:
-        """One optimizer for all parameters and its schedule, as `build_optimizer` makes them."""
-        return build_optimizer(self, self.optimizer_factory, self.schedule_factory)
+        """One optimizer for all parameters and its schedules, as `build_optimizer` makes them."""
+        return build_optimizer(self, self.optimizer_factory or adamw, self.schedule_factory, self.option_schedules)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients once per update, when they are unscaled, by our clipping or else by the trainer's."""
+        clipping = _clipping(self)
+        if clipping is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(
+                f"{type(optimizer).__name__} unscales its gradients in its own step, after clipping: use fused=False"
+            )
+        clipping.clip(optimizer.param_groups)
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any) -> None:
         """Step the schedule after every optimizer step."""
         scheduler.step()
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Take a step; note when its batch has been evaluated, which some optimizers do again at other weights."""
+
+        def evaluate() -> Any:
+            loss = optimizer_closure() if optimizer_closure is not None else None
+            self._evaluated = True
+            return loss
+
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, evaluate)
+        finally:
+            self._evaluated = False
+
     def record(self, **scalars: Tensor) -> None:
-        """Keep scalars of this training step, to be logged as `train/<name>`; costs no host synchronisation."""
+        """Keep scalars of this training step, to be logged as `train/<name>`; costs no host synchronisation.
+
+        Of an optimizer that evaluates a batch several times in a step (L-BFGS, SAM) the first evaluation counts, at
+        the weights before the step.
+        """
+        if self._evaluated:
+            return
         for name, value in scalars.items():
             self.scalars.add(name, value)
 
@@ -164,11 +271,13 @@ class BaseModule(LightningModule):
                 logger.log_metrics(scalars, step=step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the scalars of all ranks that are not logged yet into the checkpoint."""
+        """Put the scalars of all ranks that are not logged yet, and the clipping's state, into the checkpoint."""
         state = self.scalars.state_dict()
         # A fixed order of names, as every rank gathers the same entry at the same time.
         window = {name: self._of_all_ranks(state["window"][name]) for name in sorted(state["window"])}
         checkpoint["scalars"] = {**state, "window": window, "recorded_step": self._recorded_step}
+        if self.clipping is not None:
+            checkpoint["clipping"] = self.clipping.state_dict()
 
     def _of_all_ranks(self, values: Tensor) -> Tensor:
         trainer = self.trainer
@@ -179,7 +288,9 @@ class BaseModule(LightningModule):
         return trainer.strategy.reduce(rows, reduce_op="sum").cpu()  # type: ignore[union-attr]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the scalars not logged yet from the checkpoint: this rank's, or their mean if the ranks are others."""
+        """Take up the clipping's state and the scalars not logged yet: this rank's, or their mean if ranks differ."""
+        if self.clipping is not None:
+            self.clipping.load_state_dict(checkpoint.get("clipping", {}))
         state = checkpoint.get("scalars")
         if state is None:
             return

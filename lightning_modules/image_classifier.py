@@ -1,5 +1,6 @@
 """Image classification with any network."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.base import BaseModule
-from optim import OptimizerFactory, ScheduleFactory
+from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 
 
 class ImageClassifier(BaseModule):
@@ -24,6 +25,8 @@ class ImageClassifier(BaseModule):
         compile: Compile the network with torch.compile: True for its default backend, or a backend's name.
         optimizer: Factory from the registry; None takes AdamW.
         schedule: Learning-rate schedule from the registry; None keeps the rate constant.
+        clipping: Gradient clipping from the registry; None for none.
+        option_schedules: Schedules of other options of the optimizer, such as momentum, by option.
 
     Raises:
         ValueError: if `label_smoothing` is outside [0, 1).
@@ -36,11 +39,13 @@ class ImageClassifier(BaseModule):
         compile: bool | str = False,
         optimizer: OptimizerFactory | None = None,
         schedule: ScheduleFactory | None = None,
+        clipping: ClippingFactory | None = None,
+        option_schedules: Mapping[str, OptionSchedule] | None = None,
     ) -> None:
-        super().__init__(optimizer=optimizer, schedule=schedule)
+        super().__init__(optimizer, schedule, clipping, option_schedules)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        self.save_hyperparameters(ignore=["network", "optimizer", "schedule"])
+        self.save_hyperparameters(ignore=["network", "optimizer", "schedule", "clipping", "option_schedules"])
         self.network = network
         self.label_smoothing = label_smoothing
         self.metrics = {stage: _evaluation_metrics() for stage in ("val", "test")}

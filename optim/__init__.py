@@ -1,14 +1,23 @@
-"""Optimizers, schedules and parameter roles.
+"""Optimizers, schedules, gradient clipping and parameter roles.
 
-Every module of this folder is imported here, so an optimizer or schedule is added by writing one file.
+Every module of this folder is imported here, so an optimizer, schedule or clipping is added by writing one file.
 """
 
 import importlib
 import pkgutil
 
-from optim.registry import OPTIMIZERS, SCHEDULES, OptimizerFactory, ScheduleFactory
+from optim.registry import CLIPPINGS, OPTIMIZERS, SCHEDULES, ClippingFactory, OptimizerFactory, ScheduleFactory
+from optim.scheduled_options import OptionSchedule
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "OptimizerFactory", "ScheduleFactory"]
+__all__ = [
+    "CLIPPINGS",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "ClippingFactory",
+    "OptimizerFactory",
+    "OptionSchedule",
+    "ScheduleFactory",
+]

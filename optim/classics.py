@@ -4,6 +4,7 @@ Weight decay applies to matrices, embeddings and the output layer, never to bias
 Every `lr` may be 0, which freezes the weights.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,13 +12,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optim.checks import check_betas, check_number
+from optim.grouping import torch_groups
 from optim.implementation import fastest, keep_implementation
+from optim.naming import keep_names
 from optim.registry import OPTIMIZERS
-from optim.roles import parameter_groups
+from optim.rules import ParameterRule
 
 
 @OPTIMIZERS.register
-def sgd(module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0, fused: bool | None = None) -> Optimizer:
+def sgd(
+    module: nn.Module,
+    lr: float = 0.1,
+    weight_decay: float = 0.0,
+    fused: bool | None = None,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
+) -> Optimizer:
     """Gradient descent on mini-batches: w <- w - lr * g.
 
     Args:
@@ -25,6 +35,8 @@ def sgd(module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0, fused: bo
         lr: Learning rate, at least 0. On a quadratic of curvature h it is stable below 2 / h.
         weight_decay: Coupled decay, at least 0: adds weight_decay * w to the gradient of matrices.
         fused: Use the fused step; None chooses the fastest one there is.
+        rules: Exceptions for chosen parameters (optim/rules.py), the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
 
     Returns:
         A `torch.optim.SGD`.
@@ -33,7 +45,7 @@ def sgd(module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0, fused: bo
         ValueError: if an option is out of range or nothing is trainable.
     """
     check_number("lr", lr)
-    return _build(torch.optim.SGD, module, weight_decay, fused, lr=lr)
+    return _build(torch.optim.SGD, module, weight_decay, fused, rules, layer_decay, lr=lr)
 
 
 @OPTIMIZERS.register
@@ -44,6 +56,8 @@ def momentum(
     dampening: float = 0.0,
     weight_decay: float = 0.0,
     fused: bool | None = None,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """Heavy-ball momentum (Polyak 1964): v <- momentum * v + (1 - dampening) * g, w <- w - lr * v.
 
@@ -56,6 +70,8 @@ def momentum(
             exponential moving average. (The first velocity is the whole gradient.)
         weight_decay: Coupled decay, at least 0: adds weight_decay * w to the gradient of matrices.
         fused: Use the fused step; None chooses the fastest one there is.
+        rules: Exceptions for chosen parameters (optim/rules.py), the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
 
     Returns:
         A `torch.optim.SGD`.
@@ -66,7 +82,9 @@ def momentum(
     check_number("lr", lr)
     check_number("momentum", momentum, high=1.0)
     check_number("dampening", dampening, high=1.0, include_high=True)
-    return _build(torch.optim.SGD, module, weight_decay, fused, lr=lr, momentum=momentum, dampening=dampening)
+    return _build(
+        torch.optim.SGD, module, weight_decay, fused, rules, layer_decay, lr=lr, momentum=momentum, dampening=dampening
+    )
 
 
 @OPTIMIZERS.register
@@ -76,6 +94,8 @@ def nesterov(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     fused: bool | None = None,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """Nesterov's momentum (Sutskever et al. 2013): v <- momentum * v + g, w <- w - lr * (g + momentum * v).
 
@@ -88,6 +108,8 @@ def nesterov(
         momentum: How much of the velocity stays from step to step, in (0, 1).
         weight_decay: Coupled decay, at least 0: adds weight_decay * w to the gradient of matrices.
         fused: Use the fused step; None chooses the fastest one there is.
+        rules: Exceptions for chosen parameters (optim/rules.py), the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
 
     Returns:
         A `torch.optim.SGD`.
@@ -97,7 +119,9 @@ def nesterov(
     """
     check_number("lr", lr)
     check_number("momentum", momentum, high=1.0, include_low=False)
-    return _build(torch.optim.SGD, module, weight_decay, fused, lr=lr, momentum=momentum, nesterov=True)
+    return _build(
+        torch.optim.SGD, module, weight_decay, fused, rules, layer_decay, lr=lr, momentum=momentum, nesterov=True
+    )
 
 
 @OPTIMIZERS.register
@@ -109,6 +133,8 @@ def rmsprop(
     momentum: float = 0.0,
     centered: bool = False,
     weight_decay: float = 0.0,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """RMSprop (Tieleman and Hinton 2012): w <- w - lr * g / (sqrt(s) + eps), s an average of g^2.
 
@@ -123,6 +149,8 @@ def rmsprop(
         momentum: Heavy-ball momentum on the scaled gradient, in [0, 1).
         centered: Subtract the squared average gradient from s: a variance in place of a second moment.
         weight_decay: Coupled decay, at least 0: adds weight_decay * w to the gradient of matrices.
+        rules: Exceptions for chosen parameters (optim/rules.py), the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
 
     Returns:
         A `torch.optim.RMSprop`.
@@ -135,7 +163,7 @@ def rmsprop(
     check_number("eps", eps)
     check_number("momentum", momentum, high=1.0)
     options = {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered}
-    return _build(torch.optim.RMSprop, module, weight_decay, None, **options)
+    return _build(torch.optim.RMSprop, module, weight_decay, None, rules, layer_decay, **options)
 
 
 @OPTIMIZERS.register
@@ -147,6 +175,8 @@ def adam(
     weight_decay: float = 0.0,
     amsgrad: bool = False,
     fused: bool | None = None,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """Adam (arXiv 1412.6980): RMSprop with momentum and bias correction.
 
@@ -159,6 +189,8 @@ def adam(
             weakens it; `adamw` decouples it.
         amsgrad: Divide by the largest second moment so far (arXiv 1904.09237).
         fused: Use the fused step; None chooses the fastest one there is.
+        rules: Exceptions for chosen parameters (optim/rules.py), the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
 
     Returns:
         A `torch.optim.Adam`.
@@ -170,7 +202,7 @@ def adam(
     check_betas(betas)
     check_number("eps", eps)
     options = {"lr": lr, "betas": tuple(betas), "eps": eps, "amsgrad": amsgrad}
-    return _build(torch.optim.Adam, module, weight_decay, fused, **options)
+    return _build(torch.optim.Adam, module, weight_decay, fused, rules, layer_decay, **options)
 
 
 @OPTIMIZERS.register
@@ -182,6 +214,8 @@ def adamw(
     weight_decay: float = 0.01,
     amsgrad: bool = False,
     fused: bool | None = None,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
 ) -> Optimizer:
     """AdamW (arXiv 1711.05101): Adam with decoupled weight decay, w <- (1 - lr * weight_decay) * w - Adam's step.
 
@@ -193,6 +227,8 @@ def adamw(
         weight_decay: Decoupled decay of matrices, at least 0; each step takes away the fraction lr * weight_decay.
         amsgrad: Divide by the largest second moment so far (arXiv 1904.09237).
         fused: Use the fused step; None chooses the fastest one there is.
+        rules: Exceptions for chosen parameters (optim/rules.py), the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
 
     Returns:
         A `torch.optim.AdamW`.
@@ -204,13 +240,27 @@ def adamw(
     check_betas(betas)
     check_number("eps", eps)
     options = {"lr": lr, "betas": tuple(betas), "eps": eps, "amsgrad": amsgrad}
-    return _build(torch.optim.AdamW, module, weight_decay, fused, **options)
+    return _build(torch.optim.AdamW, module, weight_decay, fused, rules, layer_decay, **options)
 
 
 def _build(
-    algorithm: type[Optimizer], module: nn.Module, weight_decay: float, fused: bool | None, **options: Any
+    algorithm: type[Optimizer],
+    module: nn.Module,
+    weight_decay: float,
+    fused: bool | None,
+    rules: Sequence[ParameterRule],
+    layer_decay: float | None,
+    **options: Any,
 ) -> Optimizer:
-    check_number("weight_decay", weight_decay)
-    groups = parameter_groups(module, weight_decay)
+    groups = torch_groups(
+        module,
+        weight_decay=weight_decay,
+        lr=options["lr"],
+        rules=rules,
+        layer_decay=layer_decay,
+        allowed=[option for option in options if option != "lr"],
+    )
     options |= {"weight_decay": weight_decay, **fastest(algorithm, module, fused)}
-    return keep_implementation(algorithm(groups, **options))
+    if options.get("nesterov") and "foreach" in options:
+        options["foreach"] = False  # PyTorch's foreach SGD writes Nesterov's step into the gradients
+    return keep_names(keep_implementation(algorithm(groups, **options)), module)

@@ -7,8 +7,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optim.checks import check_number
+from optim.grouping import parameter_groups
+from optim.naming import keep_names
 from optim.registry import OPTIMIZERS
-from optim.roles import parameter_groups
 
 
 @OPTIMIZERS.register
@@ -42,4 +43,4 @@ def external(
         raise ValueError(f"algorithm must make a torch.optim.Optimizer, not a {type(optimizer).__name__}")
     if matrix_weight_decay is not None and "weight_decay" not in optimizer.defaults:
         raise ValueError(f"{type(optimizer).__name__} has no weight_decay: leave matrix_weight_decay out")
-    return optimizer
+    return keep_names(optimizer, module)

@@ -52,7 +52,8 @@ def without_fused(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         if not group.get("fused"):
             continue
-        group["fused"], group["foreach"] = False, True
+        # PyTorch's foreach SGD writes Nesterov's step into the gradients; its loop over tensors does not.
+        group["fused"], group["foreach"] = False, not group.get("nesterov", False)
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             if isinstance(state.get("step"), torch.Tensor):

@@ -1,4 +1,4 @@
-"""The role of each parameter, read off the module that owns it, and the parameter groups that follow from it.
+"""The role of each parameter, read off the module that owns it.
 
 A name or a shape alone misleads: BatchNorm's scale is called `weight`, an embedding table is two-dimensional like a
 hidden matrix. The module that owns a parameter decides.
@@ -8,16 +8,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
-from torch.optim import Optimizer
 
-Role = Literal["matrix", "embedding", "head", "norm", "bias", "other"]
+Role = Literal["matrix", "input", "embedding", "head", "norm", "bias", "other"]
 
 # As GPT-2 and nanoGPT do: whatever multiplies a vector of features decays, gains, offsets and scalars do not.
-DECAYED: tuple[Role, ...] = ("matrix", "embedding", "head")
+DECAYED: tuple[Role, ...] = ("matrix", "input", "embedding", "head")
 
 LINEAR = (nn.Linear, nn.Bilinear)
 CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -26,6 +25,7 @@ MATRIX_OWNERS = (*LINEAR, *CONVOLUTION, *RECURRENT)
 EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
 NORM_NAME = re.compile(r"Norm(\d+d)?$")
 BIAS_NAME = re.compile(r"(^|_)bias(_|\d*$)")
+FUSED_NAME = re.compile(r"(^|[._])(qkv|c_attn|in_proj|query_key_value)$")
 EMBEDDING_NAME = re.compile(r"embed|position|(^|_)pos($|_)", re.IGNORECASE)
 
 
@@ -36,10 +36,13 @@ class ParameterRole:
     Attributes:
         name: Its name in `module.named_parameters()`.
         parameter: The parameter itself.
-        role: "matrix" (hidden linear, convolution, attention and recurrent weights), "embedding" (token and position
-            tables), "head" (weight of the output layer), "norm", "bias" or "other" (scalars, vectors).
-        decay: Whether weight decay applies: to matrix, embedding and head.
+        role: "matrix" (hidden linear, convolution, attention and recurrent weights), "input" (weight of the first
+            layer), "embedding" (token and position tables), "head" (weight of the output layer), "norm", "bias" or
+            "other" (scalars, vectors).
+        decay: Whether weight decay applies: to matrix, input, embedding and head.
         reason: Why it has this role, for people.
+        owner: Class name of the module that owns it.
+        split: Number of matrices stacked in its rows: 3 for the fused query, key and value of attention, else 1.
     """
 
     name: str
@@ -47,26 +50,17 @@ class ParameterRole:
     role: Role
     decay: bool
     reason: str
-
-
-@dataclass(frozen=True)
-class ParameterRow:
-    """One row of the table that explains an optimizer's parameter groups; see `explain`."""
-
-    name: str
-    shape: tuple[int, ...]
-    role: Role
-    group: str
-    decay: float
-    reason: str
+    owner: str
+    split: int
 
 
 def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = None) -> list[ParameterRole]:
     """Give each trainable parameter of a module its role.
 
     The head is the last module in registration order that owns a matrix, if that is an `nn.Linear` outside an attention
-    layer. A model without an output layer, or one that registers it before its body, needs `overrides`. A table shared
-    by an embedding and the head is an embedding.
+    layer; the input is the first one, if it is linear or a convolution and no embedding stands before it. A model
+    without an output layer, or one that registers it before its body, needs `overrides`. A table shared by an embedding
+    and the head is an embedding.
 
     Args:
         module: The model. Frozen parameters (`requires_grad=False`) are left out, shared ones appear once, under their
@@ -85,16 +79,19 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
         if role not in get_args(Role):
             raise ValueError(f"role {role!r} of {pattern!r} is unknown; allowed: {', '.join(get_args(Role))}")
 
-    head = _head(module)
+    first, last = _first_layer(module), _head(module)
     found: dict[nn.Parameter, tuple[str, Role, str]] = {}
+    owners: dict[nn.Parameter, nn.Module] = {}
     for name, parameter, owner, place in _owned_parameters(module):
         if not parameter.requires_grad:
             continue
         if isinstance(parameter, nn.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet: run a batch through the model before making its optimizer")
-        role, reason = _role(name.rpartition(".")[2], parameter, owner, is_head=owner is head)
+        ends = {"head": owner is last, "input": owner is first}
+        role, reason = _role(name.rpartition(".")[2], parameter, owner, ends)
         if parameter not in found:
             found[parameter] = (name, role, reason)
+            owners[parameter] = owner
         else:
             first_name, first_role, first_reason = found[parameter]
             kept = "embedding" if "embedding" in (role, first_role) else first_role
@@ -109,65 +106,12 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
             if fnmatchcase(name, pattern):
                 role, reason = override, f"override {pattern!r}"
                 unused.discard(pattern)
-        roles.append(ParameterRole(name, parameter, role, role in DECAYED, reason))
+        owner = owners[parameter]
+        split = _stacked(name, parameter, owner)
+        roles.append(ParameterRole(name, parameter, role, role in DECAYED, reason, type(owner).__name__, split))
     if unused:
         raise ValueError(f"role override {sorted(unused)[0]!r} fits no trainable parameter of {type(module).__name__}")
     return roles
-
-
-def parameter_groups(
-    module: nn.Module, weight_decay: float, overrides: Mapping[str, Role] | None = None
-) -> list[dict[str, Any]]:
-    """Split the trainable parameters of a module by whether weight decay applies.
-
-    Args:
-        module: The model.
-        weight_decay: Decay of the matrices, the embeddings and the head; everything else gets 0.
-        overrides: As in `parameter_roles`.
-
-    Returns:
-        Groups for any `torch.optim.Optimizer`, named "decay" and "no_decay", or one named "all" when both would decay
-        alike (`weight_decay` is 0, or one of them is empty).
-
-    Raises:
-        ValueError: as `parameter_roles`.
-    """
-    roles = parameter_roles(module, overrides)
-    decay = [role.parameter for role in roles if role.decay]
-    no_decay = [role.parameter for role in roles if not role.decay]
-    if weight_decay == 0 or not decay or not no_decay:
-        used = weight_decay if decay else 0.0
-        return [{"params": [role.parameter for role in roles], "name": "all", "weight_decay": used}]
-    return [
-        {"params": decay, "name": "decay", "weight_decay": weight_decay},
-        {"params": no_decay, "name": "no_decay", "weight_decay": 0.0},
-    ]
-
-
-def explain(module: nn.Module, groups: Optimizer | list[dict[str, Any]]) -> list[ParameterRow]:
-    """Say for each trainable parameter which group it is in and why.
-
-    Args:
-        module: The model.
-        groups: An optimizer over its parameters, or such an optimizer's groups.
-
-    Returns:
-        One row per trainable parameter, in the order of `module.named_parameters()`. The group of a parameter that no
-        group holds is "-".
-    """
-    if isinstance(groups, Optimizer):
-        groups = groups.param_groups
-    places = {
-        parameter: (str(group.get("name", index)), float(group.get("weight_decay", 0.0)))
-        for index, group in enumerate(groups)
-        for parameter in group["params"]
-    }
-    return [
-        ParameterRow(
-            role.name, tuple(role.parameter.shape), role.role, *places.get(role.parameter, ("-", 0.0)), role.reason
-        )
-        for role in parameter_roles(module)
-    ]
 
 
 def _owned_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module, str]]:
@@ -183,12 +127,7 @@ def _owned_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn
 
 def _head(module: nn.Module) -> nn.Module | None:
     """The output layer: the last module in registration order that owns a matrix, if it is linear."""
-    inside_attention = {
-        child
-        for attention in module.modules()
-        if isinstance(attention, nn.MultiheadAttention)
-        for child in attention.modules()
-    }
+    inside_attention = _inside_attention(module)
     last = None
     for candidate in module.modules():
         if isinstance(candidate, MATRIX_OWNERS) or candidate in inside_attention:
@@ -196,7 +135,32 @@ def _head(module: nn.Module) -> nn.Module | None:
     return last if isinstance(last, nn.Linear) and last not in inside_attention else None
 
 
-def _role(name: str, parameter: nn.Parameter, owner: nn.Module, *, is_head: bool) -> tuple[Role, str]:
+def _first_layer(module: nn.Module) -> nn.Module | None:
+    """The layer that meets the data: the first one in registration order that owns a matrix or a table."""
+    inside_attention = _inside_attention(module)
+    for candidate in module.modules():
+        if isinstance(candidate, (*MATRIX_OWNERS, *EMBEDDING)) or candidate in inside_attention:
+            is_layer = isinstance(candidate, (nn.Linear, *CONVOLUTION)) and candidate not in inside_attention
+            return candidate if is_layer else None
+    return None
+
+
+def _inside_attention(module: nn.Module) -> set[nn.Module]:
+    attentions = (child for child in module.modules() if isinstance(child, nn.MultiheadAttention))
+    return {child for attention in attentions for child in attention.modules()}
+
+
+def _stacked(name: str, parameter: nn.Parameter, owner: nn.Module) -> int:
+    """How many matrices stand on top of each other in a weight."""
+    own_name = name.rpartition(".")[2]
+    if isinstance(owner, nn.MultiheadAttention) and own_name == "in_proj_weight":
+        return 3
+    is_fused = FUSED_NAME.search(name.rpartition(".")[0]) is not None and own_name == "weight"
+    is_fused &= parameter.ndim == 2 and parameter.shape[0] == 3 * parameter.shape[1]
+    return 3 if is_fused else 1
+
+
+def _role(name: str, parameter: nn.Parameter, owner: nn.Module, ends: Mapping[str, bool]) -> tuple[Role, str]:
     """Role of a parameter, from the module that owns it, then its own name, then its shape; and the reason."""
     kind = type(owner).__name__
     if any(NORM_NAME.search(base.__name__) for base in type(owner).__mro__):
@@ -207,7 +171,9 @@ def _role(name: str, parameter: nn.Parameter, owner: nn.Module, *, is_head: bool
         return "embedding", f"table of {kind}"
     is_vector = sum(size > 1 for size in parameter.shape) < 2
     if isinstance(owner, MATRIX_OWNERS) and parameter.ndim >= 2 and not _is_gain(name, parameter):
-        return ("head", f"{kind}, the last layer") if is_head else ("matrix", f"{name} of {kind}")
+        if ends["head"]:
+            return "head", f"{kind}, the last layer"
+        return ("input", f"{kind}, the first layer") if ends["input"] else ("matrix", f"{name} of {kind}")
     if is_vector:
         return "other", "scalar" if parameter.numel() == 1 else "vector"
     if EMBEDDING_NAME.search(name):

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.checkpoints import read_checkpoint
+from steepest.completion import INJECTED
 
 # A resumed run must go on with all of these; an evaluation only needs the same model.
 _COMPARED = {
-    "fit": ("model", "data", "optimizer", "schedule", "seed_everything"),
+    "fit": ("model", "data", *INJECTED, "seed_everything"),
     "validate": ("model",),
     "test": ("model",),
     "predict": ("model",),
 }
-# Where files lie, how the optimizer is injected, and how fast the network runs, do not make another run.
-_IRRELEVANT = (".data_dir", ".download", ".compile", "model.init_args.optimizer", "model.init_args.schedule")
+# Where files lie and how fast the network runs do not make another run.
+_IRRELEVANT = (".data_dir", ".download", ".compile")
 
 
 def check_checkpoint(path: Path, chosen: dict[str, Any], command: str) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def check_checkpoint(path: Path, chosen: dict[str, Any], command: str) -> dict[s
 
     Args:
         path: The checkpoint.
-        chosen: Options of this command as plain values: model, data, optimizer, schedule, seed_everything.
+        chosen: Options of this command as plain values: model, data, seed_everything, optimizer, schedule and so on.
         command: "fit" compares everything, other commands the model.
 
     Returns:

@@ -22,7 +22,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write a checkpoint's predictions for the test split",
-    "list": "list optimizers, schedules, models, data or callbacks",
+    "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 
 _OUR_PACKAGES = ("callbacks", "datamodules", "diagnostics", "lightning_modules", "optim", "steepest")

@@ -18,10 +18,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 import lightning_modules.networks  # noqa: F401 - makes short class names known
 from callbacks import StepProgressBar, StepSeed
 from lightning_modules.base import BaseModule, build_optimizer
-from optim import OptimizerFactory, ScheduleFactory
+from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 from steepest.checkpoint_check import check_checkpoint
 from steepest.cli import BAD_INPUT, fail, report
-from steepest.completion import DEFAULT_CALLBACKS, complete, facts_of, reloadable
+from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
 from steepest.parsing import (
     MissingOptionsError,
     Parser,
@@ -104,6 +104,19 @@ class CommandLine(LightningCLI):
             help="Name of a learning-rate schedule; its options follow as --schedule.OPTION.",
         )
         parser.add_argument(
+            "--option_schedules",
+            type=dict[str, OptionSchedule] | None,
+            default=None,
+            help="Schedules of momentum, weight_decay or other options of the optimizer: "
+            "'{momentum: {schedule: {class_path: constant, init_args: {warmup: 300}}, at_zero: 0.85}}'.",
+        )
+        parser.add_argument(
+            "--clipping",
+            type=ClippingFactory | None,
+            default=None,
+            help="Name of a gradient clipping; its options follow as --clipping.OPTION. See `steepest list clippings`.",
+        )
+        parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run; by default that of the first config file."
         )
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds all runs.")
@@ -154,7 +167,7 @@ class CommandLine(LightningCLI):
         """What was chosen, as plain values: kept in checkpoints and compared on resume."""
         dumped = self.parser.dump(self.config, skip_none=False, format="json")
         options = json.loads(dumped)[self.command]
-        return {key: options.get(key) for key in ("model", "data", "optimizer", "schedule", "seed_everything")}
+        return {key: options.get(key) for key in ("model", "data", *INJECTED, "seed_everything")}
 
     def instantiate_classes(self) -> None:
         """Build model and data, give a module without an optimizer the chosen one, then build the trainer."""
@@ -167,6 +180,7 @@ class CommandLine(LightningCLI):
             raise ValueError("--data is required: choose with --data NAME, see `steepest list data`")
 
     def _connect_optimizer(self) -> None:
+        chosen = {key: self._get(self.config_init, key) for key in INJECTED}
         base = BaseModule if isinstance(self.model, BaseModule) else LightningModule
         if is_overridden("configure_optimizers", self.model, base):
             if self.command == "fit":
@@ -174,13 +188,20 @@ class CommandLine(LightningCLI):
                     f"{type(self.model).__name__} configures its own optimizer; --optimizer and --schedule are not used"
                 )
         elif base is LightningModule:
-            optimizer = self._get(self.config_init, "optimizer")
-            schedule = self._get(self.config_init, "schedule")
 
             def configure_optimizers(module: LightningModule) -> Any:
-                return build_optimizer(module, optimizer, schedule)
+                return build_optimizer(module, chosen["optimizer"], chosen["schedule"], chosen["option_schedules"])
 
             self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
+        if isinstance(self.model, BaseModule):
+            for key, attribute in INJECTED.items():
+                if getattr(self.model, attribute) is None:
+                    setattr(self.model, attribute, chosen[key])
+        elif chosen["clipping"] is not None:
+            raise ValueError(
+                f"--clipping needs a model made from BaseModule, which {type(self.model).__name__} is not: use "
+                "--trainer.gradient_clip_val"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and callbacks around a fresh run folder."""
@@ -225,7 +246,7 @@ class CommandLine(LightningCLI):
     def _record(self) -> RunRecord:
         self.record = RunRecord(
             self._parser(self.command),
-            reloadable(self.config[self.command]),
+            self.config[self.command],
             overwrite=True,
             words=self.words,
             parent=self.parent,

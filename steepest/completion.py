@@ -11,35 +11,33 @@ from steepest.parsing import is_given
 
 DEFAULT_CALLBACKS = ("GradientFlowMonitor", "LearningRateTracker", "Checkpoints")
 
+# What is chosen at the top level and belongs to the model: the option and the attribute of a BaseModule.
+INJECTED = {
+    "optimizer": "optimizer_factory",
+    "schedule": "schedule_factory",
+    "option_schedules": "option_schedules",
+    "clipping": "clipping_factory",
+}
+
 # What a data set fixes about the network that is trained on it, where the network has such an argument.
 DATA_FACTS = ("input_shape", "num_classes")
 
 
 def complete(options: Any, words: Sequence[str]) -> None:
-    """Fill in, in place, the run's name, the model's optimizer and what the data says about the network.
+    """Fill in, in place, the run's name and what the data says about the network.
 
     Args:
         options: The parsed options of one command.
         words: The command line they came from.
 
     Raises:
-        ValueError: if an option contradicts what it would be filled with.
+        ValueError: if an option contradicts another or what it would be filled with.
     """
     _check_seed(options.seed_everything)
     options.name = _default_name(options) if options.name is None else options.name
-    _give_optimizer_to_model(options)
+    _check_top_level(options)
     _give_facts_to_network(options, words)
     _keep_last_of_each_default_callback(options)
-
-
-def reloadable(options: Any) -> Any:
-    """The options without the optimizer's copy among the model's, which only the top level may give."""
-    options = options.clone()
-    if _is_ours(options):
-        for key in ("optimizer", "schedule"):
-            if key in options.model.init_args:
-                options.model.init_args[key] = None
-    return options
 
 
 def facts_of(data_path: str | None) -> dict[str, Any]:
@@ -72,14 +70,18 @@ def _default_name(options: Any) -> str:
     return Path(str(configs[0])).stem if configs else options.model.class_path.rsplit(".", 1)[-1]
 
 
-def _give_optimizer_to_model(options: Any) -> None:
-    if not _is_ours(options):
-        return
-    for key in ("optimizer", "schedule"):
-        if options.model.init_args.get(key) is not None:
-            raise ValueError(f"--model.{key} is no option: choose with --{key} NAME (`{key}:` at top level in YAML)")
-        if key in options.model.init_args:
-            options.model.init_args[key] = options.get(key)
+def _check_top_level(options: Any) -> None:
+    if _is_ours(options):
+        for key in INJECTED:
+            if options.model.init_args.get(key) is not None:
+                raise ValueError(
+                    f"--model.{key} is no option: choose with --{key} NAME (`{key}:` at top level in YAML)"
+                )
+    if options.get("clipping") is not None and options.trainer.get("gradient_clip_val"):
+        raise ValueError(
+            f"--clipping and --trainer.gradient_clip_val {options.trainer.gradient_clip_val} would clip the gradients "
+            "twice: give one of them"
+        )
 
 
 def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import argparse
 import inspect
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -11,14 +12,15 @@ from rich.table import Table
 
 from steepest.cli import BAD_INPUT, fail
 
-KINDS = ("optimizers", "schedules", "models", "data", "callbacks")
+KINDS = ("optimizers", "schedules", "clippings", "models", "data", "callbacks")
 
 
 def run_list(words: Sequence[str]) -> None:
-    """Print the entries of one kind, or which parameter an optimizer treats how.
+    """Print the entries of one kind, draw schedules, or say which parameter an optimizer treats how.
 
     Args:
-        words: The kind, an optional pattern such as '*sgd*', and `--explain NETWORK` for optimizers.
+        words: The kind, an optional pattern such as '*sgd*', `--explain NETWORK` for optimizers and
+            `--plot FILE` for schedules.
     """
     parser = _Parser(prog="steepest list", description="List what can be chosen by name.")
     parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)}")
@@ -29,6 +31,7 @@ def run_list(words: Sequence[str]) -> None:
         help="optimizers only: how the optimizer that the pattern names treats each parameter of a network, by short "
         "name or import path (DeepMLP, torchvision.models.resnet18)",
     )
+    parser.add_argument("--plot", metavar="FILE", help="schedules only: draw them into a .png or .svg file")
     options = parser.parse_args(list(words))
     if options.kind is None:
         raise ValueError(f"list what? Give one of {', '.join(KINDS)}")
@@ -41,10 +44,18 @@ def run_list(words: Sequence[str]) -> None:
             raise ValueError(f"--explain belongs to `steepest list optimizers`, not to {options.kind}")
         _explain(options.explain, "adamw" if options.pattern == "*" else options.pattern)
         return
+    if options.plot is not None and options.kind != "schedules":
+        raise ValueError(f"--plot belongs to `steepest list schedules`, not to {options.kind}")
     rows = [row for row in _rows(options.kind) if fnmatch(row[0].lower(), options.pattern.lower())]
     if not rows:
         names = ", ".join(row[0] for row in _rows(options.kind))
         raise ValueError(f"no {options.kind} fit {options.pattern!r}; there are: {names}")
+    if options.plot is not None:
+        from steepest.plots import plot_schedules
+
+        plot_schedules([row[0] for row in rows], Path(options.plot))
+        print(f"figure: {options.plot}")
+        return
     table = Table("name", "what it is", "options and defaults")
     for row in rows:
         table.add_row(*row)
@@ -58,10 +69,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _rows(kind: str) -> list[tuple[str, str, str]]:
-    if kind in ("optimizers", "schedules"):
-        from optim import OPTIMIZERS, SCHEDULES
+    if kind in ("optimizers", "schedules", "clippings"):
+        from optim.registry import REGISTRIES
 
-        registry = OPTIMIZERS if kind == "optimizers" else SCHEDULES
+        registry = next(registry for registry in REGISTRIES if kind == f"{registry.kind}s")
         return [(name, registry.summary(name), _shown(registry.options(name))) for name in registry]
     if kind == "models":
         import lightning_modules
@@ -109,7 +120,7 @@ def _shown(parameters: dict[str, inspect.Parameter]) -> str:
 
 def _explain(network: str, optimizer: str) -> None:
     from optim import OPTIMIZERS
-    from optim.roles import explain
+    from optim.grouping import explain
 
     module = _network(network)
     built = OPTIMIZERS.create(optimizer, module)

@@ -3,17 +3,19 @@
 import re
 from collections.abc import Sequence
 
-from optim.registry import OPTIMIZERS, SCHEDULES, RegisteredOptimizer, RegisteredSchedule, unknown_name
+from optim.registry import REGISTRIES, unknown_name
 
 REQUIRED = "the following arguments are required:"
 
 _LONGEST = 500
+_REGISTRIES = {registry.kind: registry for registry in REGISTRIES}
 _NO_REASON = ("Expected", "Not a valid", "Does not validate", "a class path", "a dict")
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _UNKNOWN_OPTION = re.compile(r"(?:Option|does not accept option) '([^']+)'(?: is not accepted)?")
 _BAD_PATH = re.compile(r"Expected a dot import path string: (\S+)")
 _IMPORT_PROBLEM = re.compile(r"Problem with given class_path '([^']+)':\s*(.+)")
 _WRONG_CLASS = re.compile(r"Expected '([^']+)' to be a subclass of <class '(\w+)'>")
+_PLAIN_FUNCTION = re.compile(r"Expected '([^']+)' to be a function that returns <class '(?:\w+\.)*Registered(\w+)'>")
 _NO_ATTRIBUTE = re.compile(r"((?:module|No module named) .+?)(?:\.? Got value: (\S+)|$)", re.MULTILINE)
 _EXPECTED = re.compile(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^\]]*\]|tuple with \d+ elements)")
 _NO_CHOICE = re.compile(r"Expected an import path or a subclass spec, but got (.+?)\. Got value")
@@ -57,6 +59,9 @@ def explain(message: str, owner: str | None = None, allowed: Sequence[str] = ())
         return f"{option}: cannot import {match.group(1)}: {match.group(2)}"
     if match := _WRONG_CLASS.search(message):
         return _wrong_class(option, *match.groups())
+    if match := _PLAIN_FUNCTION.search(message):
+        decorator = f"@{match.group(2).upper()}S.register"
+        return f"{option}: {match.group(1)} is not registered: write {decorator} above it (from optim.registry)"
     if match := _IMPORT_CLASS.search(message):
         return f"{option}: {_given(message)} is not a {match.group(1)}"
     if "expects a function or a callable class" in message and (match := _NO_ATTRIBUTE.search(message)):
@@ -88,17 +93,20 @@ def _shortened(text: str, options: list[str]) -> str:
 
 def _unknown_choice(key: str, name: str) -> str:
     kind = key.rsplit(".", 1)[-1]
+    if kind in _REGISTRIES:
+        return _REGISTRIES[kind].unknown(name)
     choices = _choices(kind)
+    if key == "option_schedules":
+        return f"--{key}: {name!r} must stand behind `schedule`, as in '{{weight_decay: {{schedule: {name}}}}}'"
     if not choices:
         return f"--{key}: {name!r} is not an import path, such as package.module.Class"
-    text = unknown_name(kind.removesuffix("s"), name, choices)
-    return text if kind in ("optimizer", "schedule") else f"{text[:-1]}, or an import path."
+    return f"{unknown_name(kind.removesuffix('s'), name, choices)[:-1]}, or an import path."
 
 
 def _wrong_class(option: str, path: str, base: str) -> str:
-    if base not in (RegisteredOptimizer.__name__, RegisteredSchedule.__name__):
-        return f"{option}: {path} is not {'an' if base[0] in 'AEIO' else 'a'} {base}"
     kind = base.removeprefix("Registered").lower()
+    if kind not in _REGISTRIES:
+        return f"{option}: {path} is not {'an' if base[0] in 'AEIO' else 'a'} {base}"
     hint = f"; wrap a class by --optimizer external --optimizer.algorithm {path}" if kind == "optimizer" else ""
     return f"{option}: {path} is not a registered {kind}. Allowed: {', '.join(_choices(kind))}{hint}"
 
@@ -109,9 +117,9 @@ def _choices(kind: str) -> list[str]:
     import lightning_modules
     from lightning_modules import networks
 
+    if kind in _REGISTRIES:
+        return _REGISTRIES[kind].names()
     return {
-        "optimizer": OPTIMIZERS.names(),
-        "schedule": SCHEDULES.names(),
         "model": [name for name in lightning_modules.__all__ if name != "BaseModule"],
         "network": list(networks.__all__),
         "data": list(datamodules.__all__),

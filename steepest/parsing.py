@@ -11,8 +11,11 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from steepest.choices import accept_every_name
 from steepest.cli import BAD_INPUT, fail
 from steepest.messages import REQUIRED, explain
+
+accept_every_name()
 
 
 class MissingOptionsError(SystemExit):

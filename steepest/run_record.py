@@ -33,8 +33,8 @@ class RunRecord(SaveConfigCallback):
         config: The resolved options of the command.
         words: The command and its options, as typed.
         parent: Checkpoint that this run continues, or None.
-        chosen: Model, data, optimizer, schedule and seed as plain values: kept in every checkpoint, and flattened for
-            TensorBoard's HPARAMS page.
+        chosen: Model, data, optimizer, schedules, clipping and seed as plain values: kept in every checkpoint, and
+            flattened for TensorBoard's HPARAMS page.
     """
 
     def __init__(
@@ -147,9 +147,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if key == "class_path" and isinstance(value, str):
             flat[prefix.removesuffix("/") or key] = value.rsplit(".", 1)[-1]
         elif isinstance(value, dict):
-            # The optimizer stands at the top level; its copy among the model's options would say everything twice.
-            if prefix != "model/" or key not in ("optimizer", "schedule"):
-                flat |= _flat(value, prefix if key == "init_args" else f"{prefix}{key}/")
+            flat |= _flat(value, prefix if key == "init_args" else f"{prefix}{key}/")
         elif value is not None:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -52,7 +52,8 @@ def _results(trainer: Trainer, module: LightningModule, name: str, seconds: floa
         table.add_row(LABELS.get(key, key), _metric(key, metrics[key]))
     for optimizer in trainer.optimizers:
         rates = dict.fromkeys(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-        table.add_row("optimizer", type(optimizer).__name__)
+        algorithms = dict.fromkeys(group["algorithm"] for group in optimizer.param_groups if "algorithm" in group)
+        table.add_row("optimizer", ", ".join(algorithms) or type(optimizer).__name__)
         table.add_row("learning rate, at the end", ", ".join(rates))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     table.add_row("parameters", f"{parameters:,}")

@@ -186,7 +186,7 @@ def test_no_fused_step_where_lightning_could_not_clip(clip, precision, fused):
     trainer = HalfPrecisionTrainer()
     trainer.gradient_clip_val, trainer.precision = clip, precision
     module._trainer = trainer
-    optimizer = build_optimizer(module, lambda module: adamw(module, fused=True), None)["optimizer"]
+    (optimizer,), _ = build_optimizer(module, lambda module: adamw(module, fused=True), None)
     assert bool(getattr(optimizer, "_step_supports_amp_scaling", False)) == fused
     assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
 

@@ -1,10 +1,10 @@
-"""The list of optimizers under contract, one entry each; tests/optim/test_contract.py holds every entry to all of it.
+"""The optimizers under contract, one entry each; tests/optim/test_contract.py holds every entry to all checks.
 
 To add an optimizer, write one file in optim/ and one entry here.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,22 +12,39 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from optim import OPTIMIZERS
+from optim.contract import Case
+
 
 @dataclass(frozen=True)
-class Contract:
+class Entry:
     """What the battery needs to know of one optimizer.
 
     Attributes:
         name: Its name in the registry.
-        lr: Learning rate with which it solves an easy quadratic in 300 steps.
-        reference: An independent implementation: (module, lr) -> optimizer.
+        lr: Learning rate with which it solves an easy problem in some hundred steps.
+        rosenbrock_lr: One for Rosenbrock's valley.
+        reference: An independent implementation, (module, lr) -> optimizer, where no other test compares it.
         options: Options of the factory for a learning rate.
+        bad: Bad values by option.
     """
 
     name: str
     lr: float
-    reference: Callable[[nn.Module, float], Optimizer]
+    rosenbrock_lr: float
+    reference: Callable[[nn.Module, float], Optimizer] | None = None
     options: Callable[[float], dict[str, Any]] = lambda lr: {"lr": lr}
+    bad: Mapping[str, Any] = field(default_factory=lambda: {"weight_decay": -0.1})
+
+    def make(self, module: nn.Module, lr: float | None = None, **others: Any) -> Optimizer:
+        """Build it by its registered name."""
+        return OPTIMIZERS.create(self.name, module, **{**self.options(self.lr if lr is None else lr), **others})
+
+    @property
+    def case(self) -> Case:
+        """The same for the public checks."""
+        refused = {f"{option} = {value!r}": partial(self.make, **{option: value}) for option, value in self.bad.items()}
+        return Case(self.name, self.make, self.lr, self.rosenbrock_lr, refused)
 
 
 def plain(algorithm: Callable[..., Optimizer], **options: Any) -> Callable[[nn.Module, float], Optimizer]:
@@ -47,17 +64,19 @@ def decaying_matrices(algorithm: Callable[..., Optimizer], decay: float) -> Call
     return make
 
 
-CONTRACTS = [
-    Contract("sgd", 0.1, plain(torch.optim.SGD)),
-    Contract("momentum", 0.05, plain(torch.optim.SGD, momentum=0.9)),
-    Contract("nesterov", 0.05, plain(torch.optim.SGD, momentum=0.9, nesterov=True)),
-    Contract("rmsprop", 0.01, plain(torch.optim.RMSprop)),
-    Contract("adam", 0.03, plain(torch.optim.Adam)),
-    Contract("adamw", 0.03, decaying_matrices(torch.optim.AdamW, 0.01)),
-    Contract(
+ENTRIES = [
+    Entry("sgd", 0.1, 1e-3, plain(torch.optim.SGD)),
+    Entry("momentum", 0.05, 1e-3, plain(torch.optim.SGD, momentum=0.9), bad={"momentum": 1.0, "dampening": 2.0}),
+    Entry("nesterov", 0.05, 3e-4, plain(torch.optim.SGD, momentum=0.9, nesterov=True), bad={"momentum": 0.0}),
+    Entry("rmsprop", 0.01, 0.03, plain(torch.optim.RMSprop), bad={"alpha": 1.0, "eps": -1e-8}),
+    Entry("adam", 0.03, 0.03, plain(torch.optim.Adam), bad={"betas": (0.9, 1.0), "eps": -1e-8}),
+    Entry("adamw", 0.03, 0.03, decaying_matrices(torch.optim.AdamW, 0.01), bad={"betas": (0.9,)}),
+    Entry(
         "external",
+        0.03,
         0.03,
         plain(torch.optim.NAdam),
         lambda lr: {"algorithm": partial(torch.optim.NAdam, lr=lr)},
+        {"matrix_weight_decay": -1.0},
     ),
 ]

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from optim import OPTIMIZERS
 from optim.classics import adam, adamw, momentum, nesterov, rmsprop, sgd
-from tests.optim.test_contract import network, train, weights
+from optim.contract.models import network, train, weights
+from optim.implementation import without_fused
 
 VARIANTS: list[tuple[Any, Any, dict[str, Any], dict[str, Any]]] = [
     (sgd, torch.optim.SGD, {}, {}),
@@ -139,3 +140,13 @@ def test_a_factory_is_a_plain_function() -> None:
     optimizer: Optimizer = adamw(network(), lr=3e-4)
     assert type(optimizer) is torch.optim.AdamW
     assert {group["lr"] for group in optimizer.param_groups} == {3e-4}
+
+
+def test_nesterov_leaves_gradients_alone_where_there_is_no_fused_step() -> None:
+    module = nn.Linear(3, 2)
+    for optimizer in (OPTIMIZERS.create("nesterov", module, fused=False), OPTIMIZERS.create("nesterov", module)):
+        without_fused(optimizer)
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in module.parameters())

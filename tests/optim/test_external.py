@@ -9,8 +9,8 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from optim import OptimizerFactory
+from optim.contract.models import network, train, weights
 from optim.external import external
-from tests.optim.test_contract import network, train, weights
 
 
 def test_leaves_weight_decay_to_the_algorithm() -> None:

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from optim.roles import Role, explain, parameter_groups, parameter_roles
+from optim.grouping import explain, parameter_groups
+from optim.roles import Role, parameter_roles
 
 
 class Zoo(nn.Module):
@@ -141,7 +142,7 @@ def test_parametrized_weights_keep_the_role_of_their_layer() -> None:
     assert roles(nn.Sequential(body, output)) == {
         "0.bias": "bias",
         "0.parametrizations.weight.original0": "other",
-        "0.parametrizations.weight.original1": "matrix",
+        "0.parametrizations.weight.original1": "input",
         "1.bias": "bias",
         "1.parametrizations.weight.original": "head",
     }
@@ -149,9 +150,36 @@ def test_parametrized_weights_keep_the_role_of_their_layer() -> None:
 
 def test_a_linear_layer_with_one_output_is_still_a_head() -> None:
     assert roles(nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 1, bias=False))) == {
-        "0.weight": "matrix",
+        "0.weight": "input",
         "1.weight": "head",
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "first"),
+    [
+        (torchvision.models.resnet18(num_classes=10), ["conv1.weight"]),
+        (nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), ["0.weight"]),
+        (nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)), []),
+        (nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 4), nn.Linear(4, 2)), []),
+        (nn.Linear(3, 2), []),
+    ],
+    ids=["resnet", "mlp", "embedding first", "attention first", "the only layer is the head"],
+)
+def test_the_input_is_the_first_layer_that_meets_the_data(module: nn.Module, first: list[str]) -> None:
+    assert [name for name, role in roles(module).items() if role == "input"] == first
+
+
+def test_fused_projections_are_known_to_be_three_matrices() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(4, 12)
+            self.c_attn = nn.Linear(4, 8)  # two, not three: no standard form
+            self.mlp = nn.Linear(4, 12)
+
+    module = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2), Block())
+    assert {role.name for role in parameter_roles(module) if role.split == 3} == {"1.in_proj_weight", "2.qkv.weight"}
 
 
 def test_overrides_win_and_the_last_one_most() -> None:
@@ -170,7 +198,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\Arole override 'wieght' fits no trainable parameter of Linear\Z"):
         parameter_roles(network, {"wieght": "matrix"})
     with pytest.raises(
-        ValueError, match=r"\Arole 'body' of 'weight' is unknown; allowed: matrix, embedding, head, norm"
+        ValueError, match=r"\Arole 'body' of 'weight' is unknown; allowed: matrix, input, embedding, head, norm"
     ):
         parameter_roles(network, {"weight": "body"})  # pyright: ignore
     with pytest.raises(ValueError, match=r"\AReLU has no trainable parameters: nothing to optimize\Z"):
@@ -209,7 +237,7 @@ def test_explain_tells_the_group_and_decay_of_each_parameter() -> None:
     optimizer = torch.optim.SGD(parameter_groups(network, 0.1), lr=0.1)
     rows = [(row.name, row.shape, row.role, row.group, row.decay) for row in explain(network, optimizer)]
     assert rows == [
-        ("0.weight", (4, 3), "matrix", "decay", 0.1),
+        ("0.weight", (4, 3), "input", "decay", 0.1),
         ("0.bias", (4,), "bias", "no_decay", 0.0),
         ("1.weight", (4,), "norm", "no_decay", 0.0),
         ("1.bias", (4,), "norm", "no_decay", 0.0),

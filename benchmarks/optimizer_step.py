@@ -1,0 +1,227 @@
+"""Time of `optimizer.step()` beside torch.optim and other libraries, on the parameters of ResNet-18 and a 30M GPT.
+
+All contestants of a table step in turn, round after round, on the same constant gradients and one thread; the table
+shows medians, and medians of the ratios within rounds. A library that is not installed is left out by name:
+`pip install pytorch-optimizer timm torch-optimi heavyball` brings all.
+
+    OMP_NUM_THREADS=1 python benchmarks/optimizer_step.py [--rounds 15] [--only muon] [--device cuda] [--heavyball]
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.optim import Optimizer
+
+from optim import OPTIMIZERS
+
+Make = Callable[[nn.Module], Optimizer]
+
+
+class Block(nn.Module):
+    """The parameters of a transformer block of GPT-2, without biases."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.projection = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+
+class GPT(nn.Module):
+    """6 layers of width 384 and GPT-2's vocabulary, tied: 30 million parameters, 11 million of them in blocks."""
+
+    def __init__(self, layers: int = 6, width: int = 384, vocabulary: int = 50257, block: int = 256) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(block, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, bias=False)
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 for 32x32 images and 10 classes: 11.2 million parameters in 62 tensors."""
+    network = torchvision.models.resnet18(num_classes=10)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    return network
+
+
+MODELS = {"ResNet-18": resnet18, "GPT 30M": GPT}
+
+
+def ours(name: str, **options: Any) -> Make:
+    return lambda module: OPTIMIZERS.create(name, module, **options)
+
+
+def on_parameters(path: str, name: str, **options: Any) -> Make:
+    """A class of another library over all parameters; ImportError where it is not installed."""
+
+    def make(module: nn.Module) -> Optimizer:
+        return getattr(importlib.import_module(path), name)(list(module.parameters()), **options)
+
+    return make
+
+
+def muon_of(path: str, name: str, **options: Any) -> Make:
+    """Another Muon, on exactly the matrices that ours orthogonalizes; the rest is left out."""
+
+    def make(module: nn.Module) -> Optimizer:
+        groups = OPTIMIZERS.create("muon", module).param_groups
+        hidden = [p for group in groups if group["algorithm"] == "muon" for p in group["params"]]
+        # "use_muon" is how pytorch-optimizer's tells matrices from the rest.
+        return getattr(importlib.import_module(path), name)([{"params": hidden, "use_muon": True}], **options)
+
+    return make
+
+
+def our_muon_alone(**options: Any) -> Make:
+    """Ours without the AdamW part, to compare with Muons that have none."""
+
+    def make(module: nn.Module) -> Optimizer:
+        optimizer = OPTIMIZERS.create("muon", module, **options)
+        optimizer.param_groups = [group for group in optimizer.param_groups if group["algorithm"] == "muon"]
+        return optimizer
+
+    return make
+
+
+def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
+    """Contestants by table; the first of each is what the others are divided by."""
+    lr = {"lr": 1e-3}
+    solvers = {
+        f"muon_sgd {solver}": ours("muon_sgd", inner_solver=solver, spectral_budget=1e-3)
+        for solver in ("spectral_clip", "exact", "frank_wolfe", "dual_ascent", "quasi_newton", "admm")
+    }
+    elementwise = {
+        "torch AdamW fused": on_parameters("torch.optim", "AdamW", fused=True, **lr),
+        "ours adamw": ours("adamw", **lr),
+        "torch AdamW foreach": on_parameters("torch.optim", "AdamW", foreach=True, **lr),
+        "torch AdamW for-loop": on_parameters("torch.optim", "AdamW", foreach=False, **lr),
+        "ours reference_adamw": ours("reference_adamw", **lr),
+        "pytorch-optimizer StableAdamW": on_parameters("pytorch_optimizer", "StableAdamW", **lr),
+        "timm AdamWLegacy": on_parameters("timm.optim", "AdamWLegacy", **lr),
+        "optimi AdamW": on_parameters("optimi", "AdamW", triton=False, **lr),
+        "ours lion": ours("lion", lr=1e-4),
+        "pytorch-optimizer Lion": on_parameters("pytorch_optimizer", "Lion", lr=1e-4),
+        "torch SGD momentum fused": on_parameters("torch.optim", "SGD", momentum=0.9, fused=True, **lr),
+        "ours momentum": ours("momentum", **lr),
+    }
+    if heavyball:
+        elementwise["heavyball AdamW (compiled)"] = on_parameters("heavyball", "ForeachAdamW", **lr)
+    return {
+        "elementwise": elementwise,
+        "autosgm": {
+            "torch AdamW foreach": on_parameters("torch.optim", "AdamW", foreach=True, **lr),
+            **{f"ours autosgm, numerator {n}": ours("autosgm", numerator=n) for n in range(5)},
+            "literal, numerator 0": ours("reference_autosgm", numerator=0),
+            "literal, numerator 3": ours("reference_autosgm", numerator=3),
+        },
+        "muon": {
+            "torch Muon": muon_of("torch.optim", "Muon", **lr),
+            "ours muon": our_muon_alone(),
+            "ours muon, gram": our_muon_alone(method="gram"),
+            "ours muon, exact": our_muon_alone(method="exact"),
+            "ours muon, float32": our_muon_alone(precision="float32"),
+            "ours muon with AdamW": ours("muon"),
+            "pytorch-optimizer Muon": muon_of("pytorch_optimizer", "Muon", **lr),
+            "timm Muon": muon_of("timm.optim", "Muon", **lr),
+        },
+        "solvers": {
+            "ours muon": our_muon_alone(),
+            "torch SGD momentum fused": on_parameters("torch.optim", "SGD", momentum=0.9, fused=True, **lr),
+            **solvers,
+        },
+    }
+
+
+def give_gradients(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        gradient = torch.randn(parameter.shape, generator=generator)
+        parameter.grad = (gradient * 1e-2).to(parameter.device)
+
+
+def build(makes: dict[str, Make], model: str, device: str) -> tuple[dict[str, Optimizer], list[str]]:
+    """Each contestant on a model of its own; what could not be built, and why."""
+    built, left_out = {}, []
+    for name, make in makes.items():
+        module = MODELS[model]().to(device)
+        give_gradients(module)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                optimizer = make(module)
+                optimizer.step()
+        except ImportError as error:
+            left_out.append(f"{name}: {error.name or error} is not installed")
+        except Exception as error:  # a peer that cannot step this model is a result, too
+            left_out.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
+        else:
+            optimizer.module = module  # type: ignore[attr-defined]
+            built[name] = optimizer
+    return built, left_out
+
+
+def measure(built: dict[str, Optimizer], rounds: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of each step, by contestant and round."""
+    times: dict[str, list[float]] = {name: [] for name in built}
+    for _ in range(rounds):
+        for name, optimizer in built.items():
+            if any(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+                give_gradients(optimizer.module)  # type: ignore[attr-defined]
+            _wait(device)
+            start = time.perf_counter()
+            optimizer.step()
+            _wait(device)
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def show(console: Console, title: str, times: dict[str, list[float]]) -> None:
+    table = Table("optimizer", "ms a step", "ratio", title=title)
+    first = next(iter(times.values()))
+    for name, values in times.items():
+        ratio = statistics.median(value / base for value, base in zip(values, first, strict=True))
+        table.add_row(name, f"{statistics.median(values):.2f}", f"{ratio:.2f}")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", help="one table: elementwise, autosgm, muon, solvers")
+    parser.add_argument("--model", choices=list(MODELS), help="one model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--heavyball", action="store_true", help="also HeavyBall, which compiles for a minute")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    for title, makes in tables(arguments.heavyball).items():
+        if arguments.only not in (None, title):
+            continue
+        for model in [arguments.model] if arguments.model else MODELS:
+            built, left_out = build(makes, model, arguments.device)
+            show(console, f"{title}, {model}", measure(built, arguments.rounds, arguments.device))
+            for line in left_out:
+                console.print(f"left out: {line}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

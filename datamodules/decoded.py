@@ -1,0 +1,97 @@
+"""Keeps decoded images on disk, so that they are decoded once and not in every run."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from datamodules.atomic import replacing
+
+Samples = tuple[Tensor, Tensor]
+"""uint8 images of shape (samples, channels, height, width) and int64 labels of shape (samples,)."""
+
+FORMAT = 1  # part of the digest: another number makes all kept files unknown
+
+
+def is_kept(name: str, sources: Sequence[Path]) -> bool:
+    """Whether the images decoded from these files are on disk. Arguments as for `keep_decoded`."""
+    file_name = _file_name(name, sources)
+    return any((folder / file_name).is_file() for folder in _folders(sources))
+
+
+def keep_decoded(name: str, sources: Sequence[Path], decode: Callable[[], Samples]) -> Samples:
+    """Return decoded images: kept ones if the content of the sources is still the same, otherwise newly decoded.
+
+    They are kept in the folder `decoded` beside the sources or, if that cannot be written, in `steepest/decoded` of the
+    user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`), under a name with the digest of the sources. If
+    neither can be written, a line says so, and the next run decodes again. Kept files may be deleted at any time.
+
+    Args:
+        name: What the images are, such as "cifar10-train"; the beginning of the file's name.
+        sources: The files they are decoded from.
+        decode: Decodes them.
+
+    Returns:
+        Images and labels.
+
+    Raises:
+        OSError: If a source cannot be read.
+    """
+    file_name = _file_name(name, sources)
+    for folder in _folders(sources):
+        path = folder / file_name
+        if path.is_file():
+            try:
+                return _read(path)
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:
+                rank_zero_info(f"{path} is damaged ({error}): decoding {name} again")
+    rank_zero_info(f"decoding {name} from {', '.join(map(str, sources))}, once")
+    samples = decode()
+    failures = []
+    for folder in _folders(sources):
+        try:
+            _write(folder / file_name, *samples)
+            return samples
+        except OSError as error:
+            failures.append(f"{folder} ({error.strerror or error})")
+    rank_zero_info(f"cannot keep the decoded images in {' or '.join(failures)}: the next run decodes them again")
+    return samples
+
+
+def _file_name(name: str, sources: Sequence[Path]) -> str:
+    # By content, not by time: neither a copy of the sources nor a changed one with an old date is mistaken.
+    digest = hashlib.sha256(str(FORMAT).encode())
+    for source in sources:
+        with source.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{name}-{digest.hexdigest()[:16]}.npz"
+
+
+def _folders(sources: Sequence[Path]) -> Iterator[Path]:
+    yield sources[0].parent / "decoded"
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steepest" / "decoded"
+
+
+def _read(path: Path) -> Samples:
+    with np.load(path) as arrays:  # a zip file: its checksums find also a wrong byte in the middle
+        images, labels = arrays["images"], arrays["labels"]
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        raise ValueError("it holds no images and labels")
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _write(path: Path, images: Tensor, labels: Tensor) -> None:
+    beside = path.parent.parent
+    if beside.is_dir() and not beside.stat().st_mode & 0o222:
+        # Root, whom containers make of everybody, could write all the same to what is meant to stay as it is.
+        raise PermissionError(errno.EACCES, "marked as read-only")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, images=images.numpy(), labels=labels.numpy())

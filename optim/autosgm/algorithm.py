@@ -1,0 +1,185 @@
+"""AutoSGM's update rule on lists of tensors, portion by portion."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from optim.algorithm import Algorithm, State, Statistics, register_algorithm
+from optim.autosgm import dynamics
+from optim.autosgm.batches import Part, batches, parts
+from optim.autosgm.foreach import scaled_and_shifted, totals
+from optim.autosgm.numerators import ESTIMATORS, SCALAR_STATES, chebyshev, smooth
+from optim.autosgm.options import DEFAULTS, check_options, window_at
+
+Group = Mapping[str, Any]
+Tensors = list[Tensor]
+
+
+@register_algorithm
+class AutoSGMRule(Algorithm):
+    """A filtered gradient times a learning rate numerator / denominator; the equations are in `optim.autosgm`."""
+
+    name: ClassVar[str] = "autosgm"
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+
+    def check(self, group: Group) -> None:
+        """Refuse options out of range."""
+        check_options(group)
+
+    def initial_state(self, weight: Tensor, group: Group) -> State:
+        """The number of steps done, the filters' states, and those of the numerator."""
+        # On the CPU, so that reading it never waits for a device.
+        state = {"step": torch.zeros((), dtype=torch.int64)}
+        state |= {name: torch.zeros_like(weight) for name in _elementwise(group)}
+        if group["adaptive"]:
+            state |= {name: weight.new_zeros(()) for name in SCALAR_STATES[group["numerator"]]}
+        if group["track_dynamics"]:
+            state |= {name: torch.zeros_like(weight) for name in dynamics.STATES}
+        return state
+
+    def update(
+        self,
+        group: Group,
+        weights: Tensors,
+        gradients: Tensors,
+        states: list[State],
+        statistics: Statistics | None,
+    ) -> None:
+        """One step of all weights."""
+        for step, members in _by_step(states):
+            for indices, rows in batches([weights[member] for member in members]):
+                chosen = [members[index] for index in indices]
+                batch_states = [states[member] for member in chosen]
+                portions = parts(
+                    [weights[member] for member in chosen],
+                    [gradients[member] for member in chosen],
+                    batch_states,
+                    _elementwise(group),
+                    rows,
+                )
+                measured = None if statistics is None else [statistics[member] for member in chosen]
+                trace = dynamics.Trace() if group["track_dynamics"] or measured is not None else None
+                factor = window_at(group, step)
+                if _is_constant(group):
+                    numerators = [group["lr"]] * len(chosen)
+                    for part in portions:
+                        _step_constant(group, step, factor, part, trace)
+                else:
+                    sizes = [weights[member].numel() for member in chosen]
+                    numerators = _step_varying(group, step, factor, portions, sizes, batch_states, trace)
+                if trace is not None:
+                    trace.finish(group, step, factor, numerators, batch_states, measured)
+
+
+def _step_constant(group: Group, step: int, factor: float, part: Part, trace: dynamics.Trace | None) -> None:
+    """The step where the numerator is the learning rate itself: no tensor of updates is needed."""
+    _, filtered, denominators = _filtered(group, step, part, trace)
+    rate = (factor if group["maximize"] else -factor) * group["lr"]
+    if group["decoupled_decay"] and group["weight_decay"]:
+        torch._foreach_mul_(part.weights, 1 + rate * _decoupled(group))
+    rate *= _scale(group["beta"], group, step)
+    if denominators is None:
+        torch._foreach_add_(part.weights, filtered, alpha=rate)
+    else:
+        torch._foreach_addcdiv_(part.weights, filtered, denominators, value=rate)
+
+
+def _step_varying(
+    group: Group,
+    step: int,
+    factor: float,
+    portions: Iterator[Part],
+    sizes: list[int],
+    states: list[State],
+    trace: dynamics.Trace | None,
+) -> Tensors:
+    """The step where the numerator is known only after all parts of the tensors were seen."""
+    estimator = ESTIMATORS.get(group["numerator"])
+    scale = _scale(group["beta"], group, step)
+    moved: list[Tensors] = []
+    updates: list[Tensors] = []
+    sums: Tensors = []
+    for part in portions:
+        gradients, update, denominators = _filtered(group, step, part, trace)
+        assert denominators is not None
+        torch._foreach_div_(update, denominators)
+        if group["decoupled_decay"] and group["weight_decay"]:
+            torch._foreach_add_(update, part.weights, alpha=_decoupled(group) / scale)
+        if estimator is not None:
+            normalized = list(torch._foreach_div(gradients, denominators))
+            estimate = estimator.estimate(group, part, normalized, denominators)
+            sums = list(torch._foreach_add(sums, totals(estimate))) if sums else totals(estimate)
+        moved.append(part.weights)
+        updates.append(update)
+    numerators = smooth(group, sums, sizes, states) if estimator is not None else chebyshev(group, scale, updates, states)
+    rate = (factor if group["maximize"] else -factor) * scale
+    for weights, update in zip(moved, updates, strict=True):
+        torch._foreach_addcmul_(weights, update, numerators, value=rate)
+    return numerators
+
+
+def _filtered(
+    group: Group, step: int, part: Part, trace: dynamics.Trace | None
+) -> tuple[Tensors, Tensors, Tensors | None]:
+    """Gradients with coupled decay, the smoothed ones (at an input gain of 1 - beta, not debiased), denominators."""
+    eps = group["eps"]
+    if step == 1:
+        # Zeros would never move under a numerator that multiplies by the weight.
+        for weight in part.weights:
+            weight.add_((weight.abs() < eps).to(weight.dtype), alpha=eps)
+    gradients = part.gradients
+    if group["weight_decay"] and not group["decoupled_decay"]:
+        gradients = list(torch._foreach_add(gradients, part.weights, alpha=group["weight_decay"]))
+
+    # With m the average of g, (m_t - gamma m_{t-1}) / (1 - gamma) is on the line from m_{t-1} to g_t.
+    average, beta = part.states["exp_avg"], group["beta"]
+    filtered = list(torch._foreach_lerp(average, gradients, (1 - beta) / (1 - group["gamma"])))
+    torch._foreach_lerp_(average, gradients, 1 - beta)
+
+    denominators = None
+    if group["adaptive"]:
+        square, beta = part.states["exp_avg_sq"], group["denominator_beta"]
+        torch._foreach_mul_(square, beta)
+        torch._foreach_addcmul_(square, gradients, gradients, value=1 - beta)
+        denominators = scaled_and_shifted(square, _scale(beta, group, step), eps if group["repeat_eps"] else 0.0)
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, eps)
+    if trace is not None:
+        trace.add(part.weights, gradients, filtered, denominators)
+    return gradients, filtered, denominators
+
+
+def _scale(beta: float, group: Group, step: int) -> float:
+    """From the filter of input gain 1 - beta to that asked for: its gain, or what makes up for its start at zero."""
+    if group["debias"]:
+        return 1 / (1 - beta**step)
+    return (group["gain"] or 1 - beta) / (1 - beta)
+
+
+def _decoupled(group: Group) -> float:
+    """The share of the weights that joins the update."""
+    return (1 - group["beta"]) / (1 - group["gamma"]) * group["weight_decay"]
+
+
+def _is_constant(group: Group) -> bool:
+    return not group["adaptive"] or group["numerator"] == "constant"
+
+
+def _elementwise(group: Group) -> tuple[str, ...]:
+    """The states with an entry per element."""
+    if not group["adaptive"]:
+        return ("exp_avg",)
+    estimator = ESTIMATORS.get(group["numerator"])
+    return ("exp_avg", "exp_avg_sq", *(estimator.states if estimator else ()))
+
+
+def _by_step(states: list[State]) -> Iterator[tuple[int, list[int]]]:
+    """Advance the step counts; yield each with its members (they differ where gradients were missing)."""
+    counts = [state["step"] for state in states]
+    torch._foreach_add_(counts, 1)
+    members: dict[int, list[int]] = {}
+    for index, step in enumerate(torch.stack(counts).tolist()):
+        members.setdefault(step, []).append(index)
+    yield from members.items()

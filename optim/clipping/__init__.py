@@ -1,0 +1,11 @@
+"""Gradient clipping: factory functions by name, each making a `Clipping` for a module.
+
+Used by itself: `clipping = norm(model, max_norm=0.5)`, then `clipping.clip(optimizer.param_groups)` before each step.
+"""
+
+from optim.clipping.adaptive import agc
+from optim.clipping.base import Clipping
+from optim.clipping.fixed import norm, value
+from optim.clipping.percentile import autoclip
+
+__all__ = ["Clipping", "agc", "autoclip", "norm", "value"]

@@ -1,0 +1,70 @@
+"""Checks that an optimizer optimizes."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from optim.contract.case import Case, check, demand
+from optim.contract.models import Valley, data, minimize, network, train, weights
+
+
+@check
+def converges_on_a_quadratic(case: Case) -> None:
+    """A bowl in all parameters is solved to a hundredth of its start."""
+    module = network()
+    goal = network(seed=1)
+
+    def loss() -> Tensor:
+        pairs = zip(module.parameters(), goal.parameters(), strict=True)
+        return sum(((p - q.detach()).square().sum() / 2 for p, q in pairs), torch.zeros(()))
+
+    first, last = minimize(case.make(module, case.lr), loss, steps=400)
+    demand(case, last < 0.01 * first, f"a quadratic fell from {first:.3g} to {last:.3g} only in 400 steps")
+
+
+@check
+def descends_rosenbrocks_valley(case: Case) -> None:
+    """Rosenbrock's function falls from 24.2 to below 1: into the valley and along it."""
+    valley = Valley()
+    optimizer = case.make(valley, case.rosenbrock_lr or case.lr / 10)
+    minimize(optimizer, lambda: valley.rosenbrock() + valley.bowl(), steps=1500)
+    value = valley.rosenbrock().item()
+    demand(case, value < 1.0, f"Rosenbrock's function is still {value:.3g} after 1500 steps")
+
+
+@check
+def learns_a_classification(case: Case) -> None:
+    """A small network learns which of three numbers is largest: cross-entropy below 0.7, from 1.1."""
+    module = network()
+    train(module, case.make(module, case.lr), 300)
+    inputs, labels = data(10_000, size=512)
+    loss = functional.cross_entropy(module(inputs), labels).item()
+    demand(case, loss < 0.7, f"the loss of a small classification is {loss:.3g} after 300 steps, not below 0.7")
+
+
+@check
+def repeats_to_the_bit(case: Case) -> None:
+    """Two runs from one start end in the same weights."""
+    runs = []
+    for _ in range(2):
+        module = network()
+        train(module, case.make(module, case.lr), 8)
+        runs.append(weights(module))
+    demand(case, torch.equal(*runs), "two runs from one start differ")
+    demand(case, not torch.equal(runs[0], weights(network())), "eight steps changed nothing")
+
+
+@check
+def lr_zero_freezes_the_weights(case: Case) -> None:
+    """With lr = 0 in all groups nothing moves, from the start and after a schedule has fallen to 0."""
+    module = network()
+    optimizer = case.make(module, 0.0)
+    train(module, optimizer, 3)
+    demand(case, torch.equal(weights(module), weights(network())), "lr = 0 moves the weights")
+    optimizer = case.make(module, case.lr)
+    train(module, optimizer, 3)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = weights(module)
+    train(module, optimizer, 3)
+    demand(case, torch.equal(weights(module), before), "lr = 0 in the groups moves the weights")

@@ -1,0 +1,235 @@
+"""From roles and rules to parameter groups: every trainable parameter in exactly one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from optim.algorithm import ALGORITHMS
+from optim.checks import check_number
+from optim.layers import layer_scales
+from optim.naming import plain_name
+from optim.registry import unknown_name
+from optim.roles import ParameterRole, Role, parameter_roles
+from optim.rules import ParameterRule, settings_by_rules
+
+Route = str | Callable[[ParameterRole], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """One row of the table that explains an optimizer's parameter groups; see `explain`."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    group: str
+    algorithm: str
+    learning_rate: float
+    decay: float
+    reason: str
+
+
+def algorithm_groups(
+    module: nn.Module,
+    route: Route,
+    *,
+    lr: float,
+    weight_decay: float,
+    options: Mapping[str, Mapping[str, Any]],
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups for a `Composite`.
+
+    Args:
+        module: The model; its trainable parameters are grouped, shared ones once.
+        route: The algorithm of every parameter by name, or a function of its role that returns the name and the reason.
+        lr: Learning rate, multiplied by each parameter's `lr_scale` and layer factor.
+        weight_decay: Decay of what decays by its role (optim/roles.py).
+        options: By algorithm, the options of its groups; "lr" and "weight_decay" in them go before the common ones.
+        rules: Exceptions; the last that sets something wins.
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
+
+    Returns:
+        Groups with "params", "param_names", "name", "algorithm", "lr", "weight_decay", the algorithm's options, and
+        "split" and "clip" where they are set. Tensors under one set of options form one group.
+
+    Raises:
+        ValueError: if nothing is trainable, a rule names an unknown algorithm or sets an option that it has not, or a
+            value is out of range.
+    """
+    roles = parameter_roles(module)
+    settings = []
+    for role, scale, ruled in _ruled(module, roles, rules, layer_decay):
+        algorithm, reason = (route, "") if isinstance(route, str) else route(role)
+        if "algorithm" in ruled:
+            algorithm, reason = ruled["algorithm"], f"rule ({ruled['rules'][-1]})"
+        _check_algorithm(algorithm, ruled["options"])
+        chosen = {**options.get(algorithm, {}), **ruled["options"]}
+        decay = chosen.pop("weight_decay", weight_decay) if role.decay else 0.0
+        chosen.pop("weight_decay", None)
+        group = {
+            **chosen,
+            "algorithm": algorithm,
+            "lr": chosen.get("lr", lr) * scale,
+            "weight_decay": ruled.get("weight_decay", decay),
+        }
+        split = ruled.get("split", role.split)
+        if split != 1:
+            group["split"] = split
+        settings.append((role, {**group, **_only(ruled, "clip")}, reason))
+    return _gathered(settings)
+
+
+def torch_groups(
+    module: nn.Module,
+    *,
+    weight_decay: float = 0.0,
+    lr: float | None = None,
+    rules: Sequence[ParameterRule] = (),
+    layer_decay: float | None = None,
+    allowed: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer of a single algorithm, such as those of `torch.optim`.
+
+    Args:
+        module: The model.
+        weight_decay: Decay of what decays by its role.
+        lr: Learning rate, written into the groups where a rule or `layer_decay` scales it.
+        rules: Exceptions; none may set "algorithm" or "split".
+        layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1].
+        allowed: Options of the optimizer that a rule may set.
+
+    Returns:
+        Groups named "decay" and "no_decay", or "all" where everything decays alike.
+
+    Raises:
+        ValueError: as `algorithm_groups`.
+    """
+    check_number("weight_decay", weight_decay)
+    settings = []
+    for role, scale, ruled in _ruled(module, parameter_roles(module), rules, layer_decay):
+        for key in ("algorithm", "split"):
+            if key in ruled:
+                raise ValueError(
+                    f"rule ({ruled['rules'][-1]}) sets {key}, which this optimizer has not: it is for muon, muon_sgd, "
+                    "muon_adamw and composite"
+                )
+        for option in ruled["options"]:
+            if option not in allowed:
+                raise ValueError(unknown_name("option in a rule", option, list(allowed)))
+        group = {**ruled["options"], "weight_decay": ruled.get("weight_decay", weight_decay if role.decay else 0.0)}
+        if scale != 1:
+            if lr is None:
+                raise ValueError("a learning-rate scale needs an optimizer whose lr is its own option")
+            group["lr"] = lr * scale
+        settings.append((role, {**group, **_only(ruled, "clip")}, ""))
+    return _gathered(settings)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of the trainable parameters by whether weight decay applies: `torch_groups` without rules."""
+    return torch_groups(module, weight_decay=weight_decay)
+
+
+def explain(module: nn.Module, groups: Optimizer | list[dict[str, Any]], algorithm: str = "") -> list[ParameterRow]:
+    """Say for each trainable parameter which group it is in and why.
+
+    Args:
+        module: The model.
+        groups: An optimizer over its parameters, or such an optimizer's groups.
+        algorithm: Shown for groups that name none; empty takes the optimizer's class name.
+
+    Returns:
+        One row per trainable parameter, in the order of `module.named_parameters()`. The group of a parameter that no
+        group holds is "-".
+    """
+    if isinstance(groups, Optimizer):
+        algorithm = algorithm or type(groups).__name__
+        groups = groups.param_groups
+    places: dict[Any, tuple[str, dict[str, Any]]] = {
+        parameter[1] if isinstance(parameter, tuple) else parameter: (str(group.get("name", index)), group)
+        for index, group in enumerate(groups)
+        for parameter in group["params"]
+    }
+    rows = []
+    for role in parameter_roles(module):
+        name, group = places.get(role.parameter, ("-", {}))
+        reason = ", ".join(part for part in (role.reason, dict(group.get("reasons", ())).get(role.name, "")) if part)
+        rows.append(
+            ParameterRow(
+                role.name,
+                tuple(role.parameter.shape),
+                role.role,
+                name,
+                str(group.get("algorithm", algorithm)) if group else "-",
+                float(group.get("lr", 0.0)),
+                float(group.get("weight_decay", 0.0)),
+                reason,
+            )
+        )
+    return rows
+
+
+def _ruled(
+    module: nn.Module, roles: Sequence[ParameterRole], rules: Sequence[ParameterRule], layer_decay: float | None
+) -> list[tuple[ParameterRole, float, dict[str, Any]]]:
+    """Each parameter with its learning-rate factor and what the rules set for it."""
+    if layer_decay is not None:
+        check_number("layer_decay", layer_decay, high=1.0, include_low=False, include_high=True)
+    scales = layer_scales(module, [role.name for role in roles], layer_decay)
+    ruled = settings_by_rules(roles, rules)
+    return [
+        (role, scale * entry.get("lr_scale", 1.0), entry)
+        for role, scale, entry in zip(roles, scales, ruled, strict=True)
+    ]
+
+
+def _gathered(settings: Sequence[tuple[ParameterRole, dict[str, Any], str]]) -> list[dict[str, Any]]:
+    """One group for each set of options, in the order of its first parameter; decaying groups first."""
+    groups: dict[str, dict[str, Any]] = {}
+    for role, options, reason in settings:
+        group = groups.setdefault(repr(sorted(options.items(), key=lambda item: item[0])), {**options, "params": []})
+        group.setdefault("param_names", []).append(plain_name(role.name))
+        group["params"].append(role.parameter)
+        if reason:
+            group.setdefault("reasons", []).append((role.name, reason))
+    ordered = sorted(groups.values(), key=lambda group: group["weight_decay"] == 0)
+    for group, name in zip(ordered, _names(ordered), strict=True):
+        group["name"] = name
+    return ordered
+
+
+def _names(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """Short names that tell the groups apart: by algorithm, by decay, then by number."""
+    several_algorithms = len({group.get("algorithm") for group in groups}) > 1
+    several_decays = len({group["weight_decay"] == 0 for group in groups}) > 1
+    names = []
+    for group in groups:
+        parts = [group["algorithm"]] if several_algorithms else []
+        alike = [g for g in groups if g.get("algorithm") == group.get("algorithm")] if several_algorithms else groups
+        if several_decays and len(alike) > 1:
+            parts.append("decay" if group["weight_decay"] else "no_decay")
+        names.append("_".join(parts) or "all")
+    counts = {name: names.count(name) for name in names}
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if counts[name] > 1:
+            seen[name] = seen.get(name, 0) + 1
+            names[index] = f"{name}_{seen[name]}"
+    return names
+
+
+def _check_algorithm(name: str, ruled_options: Mapping[str, Any]) -> None:
+    if name not in ALGORITHMS:
+        raise ValueError(unknown_name("algorithm", name, sorted(ALGORITHMS)))
+    for option in ruled_options:
+        if option not in ALGORITHMS[name].defaults and option != "weight_decay":
+            raise ValueError(unknown_name(f"option of algorithm {name}", option, list(ALGORITHMS[name].defaults)))
+
+
+def _only(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: settings[key] for key in keys if key in settings}
