@@ -1,7 +1,6 @@
 """The commands that build a model, data and a trainer: LightningCLI in our shape."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
@@ -9,19 +8,17 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar, RichModelSummary
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import lightning_modules.networks  # noqa: F401 - makes short class names known
-from callbacks import StepProgressBar, StepSeed
-from lightning_modules.base import BaseModule, build_optimizer
-from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
+from lightning_modules.base import BaseModule
+from lightning_modules.optimization import build_optimizer
 from steepest.checkpoint_check import check_checkpoint
 from steepest.cli import BAD_INPUT, fail, report
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
+from steepest.own_options import add_options
 from steepest.parsing import (
     MissingOptionsError,
     Parser,
@@ -42,6 +39,7 @@ from steepest.run_folder import check_name, create_run_folder, newest_checkpoint
 from steepest.run_record import RunRecord
 from steepest.summary import print_evaluation, print_summary
 from steepest.trainer import Trainer
+from steepest.trainer_defaults import completed_callbacks, run_loggers
 from steepest.trainer_options import check_precision, check_trainer_options
 
 
@@ -89,44 +87,7 @@ class CommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Options of Steepest beside Lightning's."""
-        optimizer = parser.add_argument(
-            "--optimizer",
-            type=OptimizerFactory,
-            default={"class_path": "adamw"},
-            help="Name of an optimizer; its options follow as --optimizer.OPTION. See `steepest list optimizers`.",
-        )
-        # People's own optimizers rarely annotate `params`.
-        optimizer.sub_add_kwargs["fail_untyped"] = False
-        parser.add_argument(
-            "--schedule",
-            type=ScheduleFactory | None,
-            default=None,
-            help="Name of a learning-rate schedule; its options follow as --schedule.OPTION.",
-        )
-        parser.add_argument(
-            "--option_schedules",
-            type=dict[str, OptionSchedule] | None,
-            default=None,
-            help="Schedules of momentum, weight_decay or other options of the optimizer: "
-            "'{momentum: {schedule: {class_path: constant, init_args: {warmup: 300}}, at_zero: 0.85}}'.",
-        )
-        parser.add_argument(
-            "--clipping",
-            type=ClippingFactory | None,
-            default=None,
-            help="Name of a gradient clipping; its options follow as --clipping.OPTION. See `steepest list clippings`.",
-        )
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run; by default that of the first config file."
-        )
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that holds all runs.")
-        parser.add_argument(
-            "--test_after_fit",
-            type=bool,
-            default=False,
-            help="With fit: also evaluate the final weights on the test split. Other commands take it so that they "
-            "accept the config of a fit.",
-        )
+        add_options(parser)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parse, then complete what follows from the choices."""
@@ -179,14 +140,20 @@ class CommandLine(LightningCLI):
         if self.datamodule is None and not is_overridden(loader, self.model, LightningModule):
             raise ValueError("--data is required: choose with --data NAME, see `steepest list data`")
 
+    def _check_clipping(self) -> None:
+        if self._get(self.config_init, "clipping") is not None and not isinstance(self.model, BaseModule):
+            raise ValueError(
+                f"--clipping needs a model made from BaseModule, which {type(self.model).__name__} is not: use "
+                "--trainer.gradient_clip_val"
+            )
+
     def _connect_optimizer(self) -> None:
         chosen = {key: self._get(self.config_init, key) for key in INJECTED}
         base = BaseModule if isinstance(self.model, BaseModule) else LightningModule
         if is_overridden("configure_optimizers", self.model, base):
-            if self.command == "fit":
-                rank_zero_info(
-                    f"{type(self.model).__name__} configures its own optimizer; --optimizer and --schedule are not used"
-                )
+            unused = "--optimizer, --schedule and --option_schedules"
+            unused = unused if chosen["option_schedules"] else "--optimizer and --schedule"
+            self._note(f"configures its own optimizer; {unused} are not used")
         elif base is LightningModule:
 
             def configure_optimizers(module: LightningModule) -> Any:
@@ -197,31 +164,24 @@ class CommandLine(LightningCLI):
             for key, attribute in INJECTED.items():
                 if getattr(self.model, attribute) is None:
                     setattr(self.model, attribute, chosen[key])
-        elif chosen["clipping"] is not None:
-            raise ValueError(
-                f"--clipping needs a model made from BaseModule, which {type(self.model).__name__} is not: use "
-                "--trainer.gradient_clip_val"
-            )
+                elif chosen[key] is not None:
+                    self._note(f"brings its own {key}; --{key} is not used")
+
+    def _note(self, text: str) -> None:
+        if self.command == "fit":
+            rank_zero_info(f"{type(self.model).__name__} {text}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and callbacks around a fresh run folder."""
         self._check_data()
+        self._check_clipping()
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         check_trainer_options(options)
-        callbacks = options.pop("callbacks") or []
-        callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-        if options.get("enable_checkpointing") is False or options.get("fast_dev_run"):
-            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        if options.get("enable_progress_bar") is not False and not _has(callbacks, ProgressBar):
-            callbacks.append(StepProgressBar())
-        if options.get("enable_model_summary") is not False and not _has(callbacks, ModelSummary):
-            callbacks.append(RichModelSummary(max_depth=2))
-        if not _has(callbacks, StepSeed):
-            callbacks.append(StepSeed())
+        callbacks = completed_callbacks(options)
         if not options.get("fast_dev_run"):
             self.run_folder = self._create_run_folder()
             if options.get("logger") in (None, True):
-                options["logger"] = _loggers(self._get(self.config, "runs_dir"), self._name(), self.run_folder)
+                options["logger"] = run_loggers(self._get(self.config, "runs_dir"), self._name(), self.run_folder)
             callbacks.append(self._record())
         try:
             trainer = Trainer(callbacks=callbacks, **options)
@@ -327,16 +287,3 @@ class CommandLine(LightningCLI):
         if self.run_folder is not None:
             discard = remove_run_folder if not self.record.started else remove_if_empty
             discard(self.run_folder)
-
-
-def _loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:
-    # Loggers of ranks other than zero write nothing; they only need some version.
-    version = folder.name if folder is not None else "version_0"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
-        csv_logger = CSVLogger(runs_dir, name=name, version=version)
-    return [TensorBoardLogger(runs_dir, name=name, version=version, default_hp_metric=False), csv_logger]
-
-
-def _has(callbacks: Sequence[Any], kind: type) -> bool:
-    return any(isinstance(callback, kind) for callback in callbacks)

@@ -51,26 +51,33 @@ class AutoSGMRule(Algorithm):
         for step, members in _by_step(states):
             for indices, rows in batches([weights[member] for member in members]):
                 chosen = [members[index] for index in indices]
-                batch_states = [states[member] for member in chosen]
-                portions = parts(
-                    [weights[member] for member in chosen],
-                    [gradients[member] for member in chosen],
-                    batch_states,
-                    _elementwise(group),
-                    rows,
-                )
                 measured = None if statistics is None else [statistics[member] for member in chosen]
-                trace = dynamics.Trace() if group["track_dynamics"] or measured is not None else None
-                factor = window_at(group, step)
-                if _is_constant(group):
-                    numerators = [group["lr"]] * len(chosen)
-                    for part in portions:
-                        _step_constant(group, step, factor, part, trace)
-                else:
-                    sizes = [weights[member].numel() for member in chosen]
-                    numerators = _step_varying(group, step, factor, portions, sizes, batch_states, trace)
-                if trace is not None:
-                    trace.finish(group, step, factor, numerators, batch_states, measured)
+                batch = ([column[member] for member in chosen] for column in (weights, gradients, states))
+                _step_batch(group, step, rows, *batch, measured)
+
+
+def _step_batch(
+    group: Group,
+    step: int,
+    rows: int | None,
+    weights: Tensors,
+    gradients: Tensors,
+    states: list[State],
+    statistics: Statistics | None,
+) -> None:
+    """One step of the tensors of a batch, part by part."""
+    factor = window_at(group, step)
+    trace = dynamics.Trace() if group["track_dynamics"] or statistics is not None else None
+    portions = parts(weights, gradients, states, _elementwise(group), rows)
+    if not group["adaptive"] or group["numerator"] == "constant":
+        numerators = [group["lr"]] * len(weights)
+        for part in portions:
+            _step_constant(group, step, factor, part, trace)
+    else:
+        sizes = [weight.numel() for weight in weights]
+        numerators = _step_varying(group, step, factor, portions, sizes, states, trace)
+    if trace is not None:
+        trace.finish(group, step, factor, numerators, states, statistics)
 
 
 def _step_constant(group: Group, step: int, factor: float, part: Part, trace: dynamics.Trace | None) -> None:
@@ -80,10 +87,10 @@ def _step_constant(group: Group, step: int, factor: float, part: Part, trace: dy
     if group["decoupled_decay"] and group["weight_decay"]:
         torch._foreach_mul_(part.weights, 1 + rate * _decoupled(group))
     rate *= _scale(group["beta"], group, step)
-    if denominators is None:
-        torch._foreach_add_(part.weights, filtered, alpha=rate)
-    else:
+    if group["adaptive"]:
         torch._foreach_addcdiv_(part.weights, filtered, denominators, value=rate)
+    else:
+        torch._foreach_add_(part.weights, filtered, alpha=rate)
 
 
 def _step_varying(
@@ -103,7 +110,6 @@ def _step_varying(
     sums: Tensors = []
     for part in portions:
         gradients, update, denominators = _filtered(group, step, part, trace)
-        assert denominators is not None
         torch._foreach_div_(update, denominators)
         if group["decoupled_decay"] and group["weight_decay"]:
             torch._foreach_add_(update, part.weights, alpha=_decoupled(group) / scale)
@@ -113,17 +119,17 @@ def _step_varying(
             sums = list(torch._foreach_add(sums, totals(estimate))) if sums else totals(estimate)
         moved.append(part.weights)
         updates.append(update)
-    numerators = smooth(group, sums, sizes, states) if estimator is not None else chebyshev(group, scale, updates, states)
+    numerators = (
+        smooth(group, sums, sizes, states) if estimator is not None else chebyshev(group, scale, updates, states)
+    )
     rate = (factor if group["maximize"] else -factor) * scale
     for weights, update in zip(moved, updates, strict=True):
         torch._foreach_addcmul_(weights, update, numerators, value=rate)
     return numerators
 
 
-def _filtered(
-    group: Group, step: int, part: Part, trace: dynamics.Trace | None
-) -> tuple[Tensors, Tensors, Tensors | None]:
-    """Gradients with coupled decay, the smoothed ones (at an input gain of 1 - beta, not debiased), denominators."""
+def _filtered(group: Group, step: int, part: Part, trace: dynamics.Trace | None) -> tuple[Tensors, Tensors, Tensors]:
+    """Gradients with coupled decay; smoothed, at an input gain of 1 - beta and not debiased; denominators, if any."""
     eps = group["eps"]
     if step == 1:
         # Zeros would never move under a numerator that multiplies by the weight.
@@ -138,7 +144,7 @@ def _filtered(
     filtered = list(torch._foreach_lerp(average, gradients, (1 - beta) / (1 - group["gamma"])))
     torch._foreach_lerp_(average, gradients, 1 - beta)
 
-    denominators = None
+    denominators = []
     if group["adaptive"]:
         square, beta = part.states["exp_avg_sq"], group["denominator_beta"]
         torch._foreach_mul_(square, beta)
@@ -161,10 +167,6 @@ def _scale(beta: float, group: Group, step: int) -> float:
 def _decoupled(group: Group) -> float:
     """The share of the weights that joins the update."""
     return (1 - group["beta"]) / (1 - group["gamma"]) * group["weight_decay"]
-
-
-def _is_constant(group: Group) -> bool:
-    return not group["adaptive"] or group["numerator"] == "constant"
 
 
 def _elementwise(group: Group) -> tuple[str, ...]:

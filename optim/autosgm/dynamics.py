@@ -31,14 +31,13 @@ class Trace:
     denominators: list[list[Tensor]] = field(default_factory=list)
 
     def add(
-        self, weights: list[Tensor], gradients: list[Tensor], filtered: list[Tensor], denominators: list[Tensor] | None
+        self, weights: list[Tensor], gradients: list[Tensor], filtered: list[Tensor], denominators: list[Tensor]
     ) -> None:
-        """Note one part before its weights change: copies of what is going to be overwritten."""
+        """Note one part before its weights change: copies of what is going to be overwritten; no denominators are 1."""
         self.weights.append([weight.clone() for weight in weights])
         self.gradients.append(gradients)
         self.filtered.append([output.clone() for output in filtered])
-        ones = [torch.ones_like(weight) for weight in weights]
-        self.denominators.append(ones if denominators is None else [d.clone() for d in denominators])
+        self.denominators.append([d.clone() for d in denominators] or [torch.ones_like(weight) for weight in weights])
 
     def finish(
         self,
@@ -64,43 +63,48 @@ class Trace:
                 torch.cat([part[index] for part in column]) if len(column) > 1 else column[0][index]
                 for column in (self.weights, self.gradients, self.filtered, self.denominators)
             )
-            self._tensor(
-                group, step, factor * numerators[index], w, g, y, d, state, statistics[index] if statistics else None
-            )
+            measured = _measured(group, step, factor * numerators[index], w, g, y, d, state)
+            if statistics is not None:
+                statistics[index].update(_summary(measured, group["beta"]))
 
-    def _tensor(
-        self,
-        group: Mapping[str, Any],
-        step: int,
-        scale: float | Tensor,
-        w: Tensor,
-        g: Tensor,
-        y: Tensor,
-        d: Tensor,
-        state: State,
-        statistics: dict[str, Tensor] | None,
-    ) -> None:
-        beta, gamma = group["beta"], group["gamma"]
-        sign = 1.0 if group["maximize"] else -1.0
-        eta = group["gain"] or 1 - beta
-        correction = (1 - beta) / eta / (1 - beta**step) if group["debias"] else 1.0
-        decay = group["weight_decay"] if group["decoupled_decay"] else 0.0
-        alpha = scale * correction / d
-        # y is the filter's output at an input gain of 1 - beta.
-        change = sign * (alpha * (eta / (1 - beta)) * y + scale * (1 - beta) / (1 - gamma) * decay * w)
+
+def _measured(
+    group: Mapping[str, Any],
+    step: int,
+    scale: float | Tensor,
+    w: Tensor,
+    g: Tensor,
+    y: Tensor,
+    d: Tensor,
+    state: State,
+) -> dict[str, Tensor]:
+    """The terms of the equation for one tensor; `scale` is window * numerator, `y` the filter's output."""
+    beta, gamma = group["beta"], group["gamma"]
+    sign = 1.0 if group["maximize"] else -1.0
+    eta = group["gain"] or 1 - beta
+    correction = (1 - beta) / eta / (1 - beta**step) if group["debias"] else 1.0
+    decay = group["weight_decay"] if group["decoupled_decay"] else 0.0
+    alpha = scale * correction / d
+    # y is the filter's output at an input gain of 1 - beta.
+    change = sign * (alpha * (eta / (1 - beta)) * y + scale * (1 - beta) / (1 - gamma) * decay * w)
+    measured = {"alpha": alpha, "dw": change}
+    if group["track_dynamics"]:
         pull = (1 - beta) * decay / eta / correction * d * w
-        measured = {"alpha": alpha, "dw": change}
-        if group["track_dynamics"]:
-            measured["e"] = sign * (g + pull - state["previous_drive"])
-            if step > 1:
-                measured["r"] = alpha / state["previous_rate"]
-            state["previous_rate"].copy_(alpha)
-            state["previous_drive"].copy_(gamma * g + beta * pull)
-        if statistics is None:
-            return
-        for name, values in measured.items():
-            statistics[f"{name}_mean"] = values.mean()
-            statistics[f"{name}_std"] = values.std(correction=0)
-            statistics[f"{name}_max"] = values.abs().max()
-        if "r" in measured:
-            statistics["not_contracting"] = ((beta * measured["r"]).abs() >= 1).to(w.dtype).mean()
+        measured["e"] = sign * (g + pull - state["previous_drive"])
+        if step > 1:
+            measured["r"] = alpha / state["previous_rate"]
+        state["previous_rate"].copy_(alpha)
+        state["previous_drive"].copy_(gamma * g + beta * pull)
+    return measured
+
+
+def _summary(measured: dict[str, Tensor], beta: float) -> dict[str, Tensor]:
+    """Mean, standard deviation and largest magnitude of each; the share of elements that do not contract."""
+    summary = {}
+    for name, values in measured.items():
+        summary[f"{name}_mean"] = values.mean()
+        summary[f"{name}_std"] = values.std(correction=0)
+        summary[f"{name}_max"] = values.abs().max()
+    if "r" in measured:
+        summary["not_contracting"] = ((beta * measured["r"]).abs() >= 1).float().mean()
+    return summary

@@ -8,13 +8,13 @@ from optim.solvers.iterate import Iterate, IterativeSolver, Method
 from optim.solvers.problem import Problem, State, lanes
 from optim.solvers.solver import register_solver
 
-# For gradients of mean singular value 1. Measured on Gaussian and ill-conditioned gradients, tall ones of 48 to 64
-# columns: the penalty is within a factor of two of the best, over-relaxation saves a third of the iterations and
-# balancing the residuals gains nothing.
-PENALTY = 2.0
+# Measured on Gaussian and ill-conditioned gradients of mean singular value 1: over-relaxation saves a third of the
+# iterations, and balancing the residuals gains nothing over these penalties.
 RELAXATION = 1.6
-import os
-PEN=float(os.environ.get("PEN","2"))
+# (P): 1 / lr in units of the gradient is best; it only must not vanish in the linear limit.
+SMALLEST_PENALTY = 1e-3
+# (T): within a factor of two of the best one from the linear limit up to where 1 / lr takes over.
+TANGENT_PENALTY = 2.0
 
 
 class Splitting(Method):
@@ -24,15 +24,14 @@ class Splitting(Method):
     """
 
     def initial_state(self, weight: Tensor) -> State:
-        """The last pull: one number per singular value."""
-        return {"pull": torch.zeros_like(weight[..., 0, :])}
+        """What the last iterations added to their cold start: one number per singular value."""
+        return {"gain": torch.zeros_like(weight[..., 0, :])}
 
     def start(self, problem: Problem, state: State) -> Iterate:
-        """The last pull, or that of a cold start."""
-        pull = state["pull"]
-        cold = (pull == 0).flatten(1).all(1)
-        pull = torch.where(lanes(cold, pull), self.cold_start(problem), pull)
-        return {"pull": pull, "point": problem.clip(pull)}
+        """The cold start for this gradient, and what iterations added to the last one: it changes slowly."""
+        cold = self.cold_start(problem)
+        pull = cold + state["gain"]
+        return {"pull": pull, "point": problem.clip(pull), "cold": cold}
 
     def cold_start(self, problem: Problem) -> Tensor:
         """Zero."""
@@ -45,7 +44,7 @@ class Splitting(Method):
         free = problem.project(penalty * (2 * point - pull) - problem.gradient)
         free = free / (penalty + lanes(problem.threshold, free))
         pull = pull + RELAXATION * (free - point)
-        return {"pull": pull, "point": problem.clip(pull)}
+        return {"pull": pull, "point": problem.clip(pull), "cold": iterate["cold"]}
 
     def candidate(self, problem: Problem, iterate: Iterate) -> tuple[Tensor, Tensor]:
         """Z, in the ball at every iteration and tangent in the end, and the bound at the multiplier of the ball."""
@@ -54,10 +53,11 @@ class Splitting(Method):
 
     def keep(self, problem: Problem, iterate: Iterate) -> State:
         """The pull holds both Z and U."""
-        return {"pull": iterate["pull"]}
+        return {"gain": iterate["pull"] - iterate["cold"]}
 
     def penalty(self, problem: Problem) -> Tensor:
-        return lanes(problem.threshold.clamp(min=PEN), problem.gradient)
+        """Weight of the distance between D and Z, shaped to multiply them."""
+        return lanes(problem.threshold.clamp(min=SMALLEST_PENALTY), problem.gradient)
 
 
 class TangentialSplitting(Splitting):
@@ -66,8 +66,8 @@ class TangentialSplitting(Splitting):
     check_every = 4
 
     def initial_state(self, weight: Tensor) -> State:
-        """The last pull: a tall matrix."""
-        return {"pull": torch.zeros_like(weight)}
+        """The same as a tall matrix."""
+        return {"gain": torch.zeros_like(weight)}
 
     def cold_start(self, problem: Problem) -> Tensor:
         """The solution without tangency, -clip(Ĝ / threshold), and its multiplier: exact at once for square W."""
@@ -76,7 +76,8 @@ class TangentialSplitting(Splitting):
         return point + multiplier / self.penalty(problem)
 
     def penalty(self, problem: Problem) -> Tensor:
-        return lanes(problem.threshold.clamp(min=PENALTY), problem.gradient)
+        """Weight of the distance between D and Z, shaped to multiply them."""
+        return lanes(problem.threshold.clamp(min=TANGENT_PENALTY), problem.gradient)
 
 
 @register_solver

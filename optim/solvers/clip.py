@@ -32,11 +32,12 @@ def singular_values(matrices: Tensor) -> Tensor:
     return eigenvalues.flip(-1).clamp(min=0).sqrt().to(matrices.dtype) * scale[..., None]
 
 
-def decomposed(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def decomposed(matrices: Tensor, threshold: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Thin singular value decomposition of tall matrices, in float32 mostly through the Gram matrix in float64.
 
     Args:
         matrices: Shape (batch, m, n), m >= n.
+        threshold: Left singular vectors need only be accurate for singular values above it; a number or shape (batch,).
 
     Returns:
         Left singular vectors (batch, m, n), singular values (batch, n) from large to small, and right singular
@@ -50,7 +51,7 @@ def decomposed(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values, right = eigenvalues.flip(-1).clamp(min=0).sqrt(), right.flip(-1)
     left = double @ right / values.clamp(min=torch.finfo(torch.float32).tiny)[:, None, :]
     left, values, right = (part.to(matrices.dtype) for part in (left, values, right))
-    lost = values[:, -1] <= GRAM_LIMIT[torch.float64] * values[:, 0]
+    lost = values[:, -1].clamp(min=threshold) <= GRAM_LIMIT[torch.float64] * values[:, 0]
     if lost.any():
         left[lost], values[lost], rest = torch.linalg.svd(matrices[lost], full_matrices=False)
         right[lost] = rest.mT
@@ -78,11 +79,7 @@ def saturated(matrices: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     mapped = (matrices @ right * factors[:, None, :]) @ right.mT
     lost = torch.maximum(values[:, 0], threshold) < limit
     if lost.any():
-        if matrices.dtype == torch.float64:
-            mapped[lost], values[lost] = _saturated_by_svd(matrices[lost], threshold[lost])
-        else:
-            again, values_again = saturated(matrices[lost].double(), threshold[lost].double())
-            mapped[lost], values[lost] = again.to(mapped.dtype), values_again.to(values.dtype)
+        mapped[lost], values[lost] = _saturated_by_svd(matrices[lost], threshold[lost])
     return mapped, values
 
 
@@ -154,12 +151,12 @@ def rounding_level(values: Tensor, rows: int) -> Tensor:
 
 
 def _saturated_by_svd(matrices: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    left, values, right = decomposed(matrices, threshold)
     noise = rounding_level(values, matrices.shape[-2])
     level = threshold[:, None]
     factors = torch.where(level > 0, values / level.clamp(min=torch.finfo(values.dtype).tiny), 1.0).clamp(max=1)
     factors = torch.where(torch.maximum(values, level) > noise, factors, 0.0)
-    return (left * factors[:, None, :]) @ right, values.flip(-1)
+    return (left * factors[:, None, :]) @ right.mT, values.flip(-1)
 
 
 def _tall(matrices: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class SolverResult:
         iterations: Iterations each matrix took, shape (batch,); 0 for a closed form.
         primal_objective: <G, D> + |D|_F^2 / (2 lr), shape (batch,); None if not asked for.
         duality_gap: Bound on how far that is above the minimum, relative to the size of the best lower bound, shape
-            (batch,). With the gap undone of its scale, |D - D*|_F <= sqrt(2 lr gap). None if not asked for.
+            (batch,). With the gap undone of its scale, |D - D*|_F <= sqrt(2 lr gap). Negative
+            for an update beyond its budget (`none`). None if not asked for.
         residual: Relative violation of the constraints: excess over the budget plus, in (T), distance from tangent,
             shape (batch,); None if not asked for.
         state: Warm start for the next call, tensors of the shapes of `initial_state`.

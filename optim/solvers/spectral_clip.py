@@ -10,8 +10,8 @@ from optim.solvers.tangent import tangent_projection
 
 # The fast mode estimates the norm to this accuracy unless told otherwise.
 FAST_TOLERANCE = 0.01
-# With fewer columns the exact norm costs no more than the estimate.
-FEW_COLUMNS = 16
+# Up to so many columns the exact norm costs no more than the estimate.
+FEW_COLUMNS = 128
 
 
 @register_solver
@@ -67,10 +67,10 @@ class SpectralClipFast(Solver):
         max_iterations: int | None,
         state: State,
     ) -> SolverResult:
-        if gradient.shape[-1] < FEW_COLUMNS:
+        if gradient.shape[-1] <= FEW_COLUMNS:
             update = _scaled(gradient, spectral_norm(gradient), lr, budget)
             return SolverResult(update, no_iterations(gradient), state=state)
-        limit = min(12 if max_iterations is None else max(max_iterations, 1), gradient.shape[-1] // 2)
+        limit = 12 if max_iterations is None else max(max_iterations, 1)
         norm, vector, passes = _estimated_norm(gradient, state["vector"], tolerance or FAST_TOLERANCE, limit)
         update = _scaled(gradient, norm, lr, budget)
         return SolverResult(update, no_iterations(gradient) + passes, state={"vector": vector})

@@ -82,11 +82,11 @@ def tangent_projection(matrices: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         matrices: Shape (batch, m, n).
-        weight: Where, of the same shape; its columns (or rows) need not be orthonormal.
+        weight: Where, of the same shape; its columns (or rows) need not be orthonormal. NaN where it is not finite.
     """
     if weight.shape[-2] < weight.shape[-1]:
         return tangent_projection(matrices.mT, weight.mT).mT
-    return TangentSpace.at(weight).project(matrices)
+    return TangentSpace.at(weight).project(matrices) + 0 * normalized(weight)[1][:, None, None]
 
 
 def tangency_violation(matrices: Tensor, weight: Tensor) -> Tensor:

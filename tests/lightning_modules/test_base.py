@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_modules import BaseModule
-from lightning_modules.base import build_optimizer
+from lightning_modules.optimization import build_optimizer
 from lightning_modules.scalars import ScalarBuffer
 from optim import OPTIMIZERS, SCHEDULES
 from optim.classics import adamw, sgd

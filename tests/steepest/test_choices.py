@@ -27,7 +27,8 @@ def choose(steepest, tiny, tmp_path):
 
 
 def defaults(optimizer: str) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in OPTIMIZERS.options(optimizer).items()}
+    found = {name: parameter.default for name, parameter in OPTIMIZERS.options(optimizer).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}  # as in YAML
 
 
 def test_command_line_over_default(steepest, tmp_path):

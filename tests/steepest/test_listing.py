@@ -1,6 +1,6 @@
 import pytest
 
-from optim import OPTIMIZERS, SCHEDULES
+from optim import CLIPPINGS, OPTIMIZERS, SCHEDULES
 from steepest.listing import KINDS
 
 
@@ -14,6 +14,7 @@ def wide(monkeypatch):
     [
         ("optimizers", OPTIMIZERS.names()),
         ("schedules", SCHEDULES.names()),
+        ("clippings", CLIPPINGS.names()),
         ("models", ["ImageClassifier", "DeepMLP", "SimpleMLP", "SmallCNN"]),
         ("data", ["Digits", "MNIST", "FashionMNIST"]),
         ("callbacks", ["Checkpoints", "GradientFlowMonitor", "LearningRateTracker"]),
@@ -29,7 +30,7 @@ def test_lists_every_name_with_its_first_line(steepest, kind, names):
 
 
 def test_all_kinds_are_tested(steepest):
-    assert set(KINDS) == {"optimizers", "schedules", "models", "data", "callbacks"}
+    assert set(KINDS) == {"optimizers", "schedules", "clippings", "models", "data", "callbacks"}
     assert steepest("list", "--help").code == 0
 
 

@@ -25,11 +25,11 @@ def solve(name, gradient, lr, budget, **options):
 def test_exact_solvers_find_the_solution_or_prove_their_gap(name, kind, shape, seed, scale, ratio, budget):
     gradient = gradients(kind, shape, seed)
     lr = budget / ratio / max(float(norms(gradient).max()), 1e-3) / scale
-    result = solve(name, gradient * scale, lr, budget, max_iterations=500)
+    result = solve(name, gradient * scale, lr, budget, tolerance=1e-14, max_iterations=100)
     expected = clipped(gradient, lr * scale, budget)
     error = (result.update - expected).flatten(1).norm(dim=1) / budget
     if name != "frank_wolfe":
-        assert error.max() < 1e-6 or result.duality_gap.max() > 1e-8
+        assert error.max() < 1e-6
     # |D - D*| <= sqrt(2 lr gap), here in units of the budget and of the scaled gradient.
     lower = objective(gradient, expected, lr * scale)
     bound = 2 * lr * scale * result.duality_gap * lower.abs() / budget**2
@@ -77,7 +77,7 @@ def test_one_frank_wolfe_step_is_muon_and_many_are_the_clip():
         for count in (1, 10, 100, 1000)
     ]
     assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] < 1e-7 < gaps[1]
+    assert gaps[-1] < 1e-5 < gaps[1]
 
 
 def test_certificate_is_that_of_frank_wolfe():
@@ -110,13 +110,13 @@ def test_spectral_clip_keeps_the_direction():
     torch.testing.assert_close(norms(update), torch.full((2,), 0.1, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("shape", [(64, 40), (40, 64), (48, 48), (300, 20)])
+@pytest.mark.parametrize("shape", [(200, 140), (140, 200), (160, 160), (300, 20)])
 @pytest.mark.parametrize("kind", ["gaussian", "low rank", "drift"])
 def test_fast_mode_exceeds_the_budget_by_one_percent_at_most(shape, kind):
     generator = torch.Generator().manual_seed(0)
     state, momentum = None, torch.zeros(3, *shape)
     signal = torch.randn(3, shape[0], 2, generator=generator) @ torch.randn(3, 2, shape[1], generator=generator)
-    for _ in range(30):
+    for _ in range(20):
         noise = torch.randn(3, *shape, generator=generator)
         if kind == "drift":
             rows = torch.randn(3, shape[0], 2, generator=generator)
@@ -124,8 +124,8 @@ def test_fast_mode_exceeds_the_budget_by_one_percent_at_most(shape, kind):
         momentum = 0.9 * momentum + noise + (0 if kind == "gaussian" else signal)
         result = solve("spectral_clip_fast", momentum, 1.0, 0.5, state=state)
         excess = norms(result.update) / 0.5 - 1
-        assert (excess <= 0.01).all()
-        # Nor is it much shorter than allowed.
+        # One percent is the promise; what is seen stays far below, nor is the update much shorter than allowed.
+        assert (excess <= 0.001).all()
         assert (excess >= -0.03).all()
         torch.testing.assert_close(result.residual, excess.clamp(min=0), atol=1e-5, rtol=0)
         state = result.state
@@ -134,11 +134,18 @@ def test_fast_mode_exceeds_the_budget_by_one_percent_at_most(shape, kind):
 @pytest.mark.parametrize("kind", ["gaussian", "ill", "deficient", "zero"])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_fast_mode_at_every_scale_and_rank(kind, scale):
-    gradient = (gradients(kind, (40, 24), 0) * scale).float()
+    gradient = (gradients(kind, (150, 140), 0) * scale).float()
     result = solve("spectral_clip_fast", gradient, 1e3 / scale, 0.5)
     assert result.update.isfinite().all()
     assert (norms(result.update.double()) <= 0.5 * 1.01).all()
     assert (result.update == 0).all() if kind == "zero" else norms(result.update).min() > 0.48
+    assert (result.iterations > 1).all()
+    spoiled = gradient.clone()
+    spoiled[1, 3, 4] = math.nan
+    beside = solve("spectral_clip_fast", spoiled, 1e3 / scale, 0.5, state=result.state)
+    assert beside.update[1].isnan().all()
+    assert beside.update[0].isfinite().all()
+    assert all(value.isfinite().all() for value in beside.state.values())
 
 
 @pytest.mark.parametrize("name", EXACT)

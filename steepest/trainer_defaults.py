@@ -1,0 +1,40 @@
+"""Callbacks and loggers that a run has unless it chose others."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelSummary, ProgressBar, RichModelSummary
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from callbacks import StepProgressBar, StepSeed
+
+
+def completed_callbacks(options: dict[str, Any]) -> list[Callback]:
+    """Take the callbacks out of the trainer's options, and add what every run has."""
+    callbacks = options.pop("callbacks") or []
+    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    if options.get("enable_checkpointing") is False or options.get("fast_dev_run"):
+        callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    if options.get("enable_progress_bar") is not False and not _has(callbacks, ProgressBar):
+        callbacks.append(StepProgressBar())
+    if options.get("enable_model_summary") is not False and not _has(callbacks, ModelSummary):
+        callbacks.append(RichModelSummary(max_depth=2))
+    if not _has(callbacks, StepSeed):
+        callbacks.append(StepSeed())
+    return callbacks
+
+
+def run_loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:
+    """TensorBoard and CSV loggers that write into the run folder."""
+    # Loggers of ranks other than zero write nothing; they only need some version.
+    version = folder.name if folder is not None else "version_0"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists")
+        csv_logger = CSVLogger(runs_dir, name=name, version=version)
+    return [TensorBoardLogger(runs_dir, name=name, version=version, default_hp_metric=False), csv_logger]
+
+
+def _has(callbacks: Sequence[Any], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
