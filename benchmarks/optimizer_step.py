@@ -14,7 +14,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torchvision
@@ -24,6 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optim import OPTIMIZERS
+from optim.autosgm.options import Numerator
 
 Make = Callable[[nn.Module], Optimizer]
 
@@ -125,9 +126,11 @@ def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
         "elementwise": elementwise,
         "autosgm": {
             "torch AdamW foreach": on_parameters("torch.optim", "AdamW", foreach=True, **lr),
-            **{f"ours autosgm, numerator {n}": ours("autosgm", numerator=n) for n in range(5)},
-            "literal, numerator 0": ours("reference_autosgm", numerator=0),
-            "literal, numerator 3": ours("reference_autosgm", numerator=3),
+            **{f"ours autosgm, {name}": ours("autosgm", numerator=name) for name in get_args(Numerator)},
+            **{
+                f"literal, {name}": on_parameters("optim.autosgm", "ReferenceAutoSGM", lr_cfg=(True, 1e-3, number))
+                for number, name in enumerate(get_args(Numerator))
+            },
         },
         "muon": {
             "torch Muon": muon_of("torch.optim", "Muon", **lr),

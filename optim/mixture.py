@@ -35,7 +35,7 @@ def composite(
         weight_decay: Of matrices, embeddings and the output layer, at least 0, as each algorithm understands it.
         options: Options by algorithm: {"sgd": {"momentum": 0.9}, "lion": {"lr": 1e-4}}. What is left out takes the
             algorithm's default.
-        rules: Which parameters take another algorithm, learning rate, decay or option; the last that sets something wins.
+        rules: Which parameters take another algorithm, rate, decay or option; the last that sets something wins.
         layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
         rounding: How 16-bit parameters take up a step: nearest, kahan or stochastic.
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+import optim.autosgm.dynamics as dynamics
 from optim.algorithm import Algorithm, State, Statistics, register_algorithm
-from optim.autosgm import dynamics
 from optim.autosgm.batches import Part, batches, parts
 from optim.autosgm.foreach import scaled_and_shifted, totals
 from optim.autosgm.numerators import ESTIMATORS, SCALAR_STATES, chebyshev, smooth
@@ -52,8 +52,15 @@ class AutoSGMRule(Algorithm):
             for indices, rows in batches([weights[member] for member in members]):
                 chosen = [members[index] for index in indices]
                 measured = None if statistics is None else [statistics[member] for member in chosen]
-                batch = ([column[member] for member in chosen] for column in (weights, gradients, states))
-                _step_batch(group, step, rows, *batch, measured)
+                _step_batch(
+                    group,
+                    step,
+                    rows,
+                    [weights[member] for member in chosen],
+                    [gradients[member] for member in chosen],
+                    [states[member] for member in chosen],
+                    measured,
+                )
 
 
 def _step_batch(
@@ -113,7 +120,7 @@ def _step_varying(
         torch._foreach_div_(update, denominators)
         if group["decoupled_decay"] and group["weight_decay"]:
             torch._foreach_add_(update, part.weights, alpha=_decoupled(group) / scale)
-        if estimator is not None:
+        if estimator:
             normalized = list(torch._foreach_div(gradients, denominators))
             estimate = estimator.estimate(group, part, normalized, denominators)
             sums = list(torch._foreach_add(sums, totals(estimate))) if sums else totals(estimate)

@@ -92,9 +92,11 @@ ESTIMATORS = {
     "elementwise_chebyshev": Estimator(elementwise_chebyshev, ("power", "average", "deviation", "correlation")),
 }
 # States of one number per tensor.
-SCALAR_STATES = {"constant": (), "chebyshev": ("length", "length_deviation")} | dict.fromkeys(
-    ESTIMATORS, ("numerator",)
-)
+SCALAR_STATES: Mapping[str, tuple[str, ...]] = {
+    "constant": (),
+    "chebyshev": ("length", "length_deviation"),
+    **dict.fromkeys(ESTIMATORS, ("numerator",)),
+}
 
 
 def smooth(group: Group, totals: Tensors, sizes: list[int], states: list[State]) -> Tensors:

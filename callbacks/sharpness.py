@@ -1,0 +1,371 @@
+"""Watches how sharp the loss is, and how near the optimizer comes to the edge of stability."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import move_data_to_device
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from callbacks.base import Diagnostic
+from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from diagnostics import sharpness_figures
+from diagnostics.batches import first_samples
+from diagnostics.curvature import Curvature, CurvatureUnavailableError, Matrix, Memory
+from diagnostics.guards import BatchNormMode
+from diagnostics.sharpness import Sharpness, measure_sharpness
+from diagnostics.sharpness_history import SharpnessHistory
+from diagnostics.sharpness_limits import LinearStep, UnknownLimitError, linear_step
+from diagnostics.sharpness_step import StepRecorder, weights_at
+from diagnostics.updates import optimizer_parameters
+
+FIGURE_INTERVAL = 60.0  # seconds
+COARSE = (torch.float16, torch.bfloat16)
+
+
+class SharpnessProbe(Diagnostic):
+    """The largest eigenvalues of the loss's Hessian, beside the threshold above which the optimizer is unstable.
+
+    Everything is measured at the weights from which a real step was taken, with that step's learning rate and
+    preconditioner: sharpness; sharpness as the optimizer sees it, with its stability threshold and their ratio (SGD,
+    momentum, Nesterov, Adam, AdamW, RMSprop, Adagrad, AutoSGM); for every optimizer the ratio along its real update. A
+    probe costs 7 to 13 gradients of the probe batch, about twice that with a preconditioner. The figure `sharpness`,
+    `spectrum` with a density, and `sharpness.json` appear at the end of the run (a failed one too) and at most once a
+    minute at the end of an epoch.
+
+    Scalars, `<mode>` being "batch" or "running" (how batch normalization was set, whether there is any or not), with
+    "gauss_newton_" in front for that matrix: `sharpness/<mode>` and for further eigenvalues `sharpness/<mode>_2` ...,
+    `sharpness/<mode>_residual`, `sharpness/<mode>_preconditioned`, `sharpness/threshold`, `sharpness/<mode>_ratio`
+    (unstable above 1), `sharpness/<mode>_directional_ratio` (at 1 the step gains nothing), `sharpness/<mode>_rise` (the
+    sharpness of SAM), `sharpness/<mode>_trace` and `sharpness/<mode>_trace_error`, `sharpness/products`.
+
+    Args:
+        every_n_steps: Measure every so many optimizer steps; set it to None to use one of the next two.
+        every_n_epochs: Measure at the last step of every n-th epoch.
+        at_steps: Measure at these optimizer steps, counted from 1.
+        count: How many eigenvalues, at least 1.
+        matrix: "hessian", or "gauss_newton": without the curvature of the network itself.
+        batch_norm: Batch normalization by the statistics of the batch (the training objective) or by the running ones.
+            Curvature differs widely between the two.
+        probe: "fixed": the first samples of training, always the same, so that the curve compares; they are kept in
+            checkpoints. "current": the batch of the step.
+        probe_batch: Samples of a batch to use, on each rank.
+        probe_batches: With "fixed", from how many batches; nothing is measured before they are complete.
+        tolerance: Relative change of the eigenvalues at which the search stops; 0.01 takes 4 to 8 products.
+        radius: Length of the step along the gradient of SAM's sharpness; None leaves it out.
+        trace_probes: Random vectors for the trace, with a product each; 0 leaves it out, 12 are good for a few percent.
+        density_probes: Random vectors for the density of the spectrum, with 20 products each; 0 leaves it out.
+        memory: "retain" keeps the graph of the probe batches between products; "recompute" takes twice the time and
+            the memory of one gradient.
+        autocast: Compute in the run's mixed precision; by default in the precision of the weights.
+        figures: Draw the figures; without them only scalars and the JSON file are written.
+        max_overhead: Largest share of the training time to spend; None measures whenever due.
+        strict: Raise the error of a failed measurement instead of warning.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    name = "sharpness"
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 200,
+        every_n_epochs: int | None = None,
+        at_steps: Sequence[int] | None = None,
+        count: int = 1,
+        matrix: Matrix = "hessian",
+        batch_norm: BatchNormMode = "batch",
+        probe: Literal["fixed", "current"] = "fixed",
+        probe_batch: int = 128,
+        probe_batches: int = 1,
+        tolerance: float = 0.01,
+        radius: float | None = 0.05,
+        trace_probes: int = 0,
+        density_probes: int = 0,
+        memory: Memory = "retain",
+        autocast: bool = False,
+        figures: bool = True,
+        max_overhead: float | None = None,
+        strict: bool = False,
+    ) -> None:
+        for name, value, allowed in (
+            ("matrix", matrix, ("hessian", "gauss_newton")),
+            ("batch_norm", batch_norm, ("batch", "running")),
+            ("probe", probe, ("fixed", "current")),
+            ("memory", memory, ("retain", "recompute")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
+        for name, value in (("count", count), ("probe_batch", probe_batch), ("probe_batches", probe_batches)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if probe == "current" and probe_batches != 1:
+            raise ValueError(f"probe='current' has one batch, got probe_batches={probe_batches}")
+        if not tolerance > 0.0 or (radius is not None and not radius > 0.0):
+            raise ValueError(f"tolerance and radius must be above 0, got {tolerance} and {radius}")
+        if trace_probes == 1 or trace_probes < 0 or density_probes < 0:
+            raise ValueError(
+                f"trace_probes must be 0 or at least 2, and density_probes at least 0, got {trace_probes} and "
+                f"{density_probes}"
+            )
+        super().__init__(
+            every_n_steps=every_n_steps,
+            every_n_epochs=every_n_epochs,
+            at_steps=at_steps,
+            max_overhead=max_overhead,
+            strict=strict,
+        )
+        self.count = count
+        self.matrix: Matrix = matrix
+        self.batch_norm: BatchNormMode = batch_norm
+        self.probe = probe
+        self.probe_batch = probe_batch
+        self.probe_batches = probe_batches
+        self.tolerance = tolerance
+        self.radius = radius
+        self.trace_probes = trace_probes
+        self.density_probes = density_probes
+        self.memory: Memory = memory
+        self.autocast = autocast
+        self.figures = figures
+        self.history = SharpnessHistory()
+        self._held: list[list[Any]] = []  # by batch and rank, on the CPU
+        self._own: list[Any] = []  # this rank's, on its device
+        self._recorder: StepRecorder | None = None
+        self._last: Sharpness | None = None
+        self._no_threshold: str | None = None
+        self._figures_written = 0.0
+
+    def summary(self) -> Sharpness | None:
+        """The last measurement, for tables at the end of a run; None before the first."""
+        return self._last
+
+    # --- the probe batch --------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the first samples of training."""
+        if self.probe == "fixed" and len(self._held) < self.probe_batches:
+            with self.timed():
+                part = move_data_to_device(first_samples(batch, self.probe_batch), torch.device("cpu"))
+                # Every rank keeps all parts: one rank writes the checkpoint for all.
+                self._held.append(_of_all_ranks(trainer, _copied(part)))
+
+    def _batches(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> list[Any]:
+        if self.probe == "current":
+            return [first_samples(batch, self.probe_batch)]
+        if not self._own:
+            rank, ranks = trainer.global_rank, trainer.world_size
+            for parts in self._held:
+                # A resumed run may have other ranks than the one that kept them.
+                mine = parts[rank::ranks] or [parts[rank % len(parts)]]
+                self._own += [move_data_to_device(part, pl_module.device) for part in mine]
+        return self._own
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch the optimizers' steps."""
+        super().on_train_start(trainer, pl_module)
+        self._remove_hooks()
+        self._own = []
+        self._recorder = StepRecorder(trainer.optimizers, wanted=lambda: self.due_after_step(trainer))
+        self._figures_written = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._recorder is not None and self._recorder.groups:
+            self._recorder.clear()  # as large as the weights
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
+        """Measure where the step was taken from; keep the measurement and return its numbers."""
+        assert self._recorder is not None
+        recorder = self._recorder
+        try:
+            if self.probe == "fixed" and len(self._held) < self.probe_batches:
+                raise MeasurementUnavailableError(f"the {self.probe_batches} probe batches are not complete yet")
+            sharpness = self._measured(trainer, pl_module, self._batches(trainer, pl_module, batch), recorder)
+        except CurvatureUnavailableError as error:
+            raise MeasurementUnavailableError(str(error)) from error
+        finally:
+            recorder.clear()
+        self._last = sharpness
+        self.history.append(trainer.global_step, sharpness)
+        if not sharpness.converged:
+            self.warn_once(
+                f"step {trainer.global_step}: the eigenvalues have not settled after {sharpness.products} products, "
+                "they are lower bounds",
+                "converged",
+            )
+        return self._scalars(sharpness)
+
+    def _measured(
+        self, trainer: Trainer, pl_module: LightningModule, batches: list[Any], recorder: StepRecorder
+    ) -> Sharpness:
+        parameters = _trained(trainer, pl_module)
+        before = recorder.weights_before(parameters)
+        update = None
+        if recorder.groups:
+            update = torch.cat([(own.detach() - old).reshape(-1) for own, old in zip(parameters, before, strict=True)])
+        several = trainer.world_size > 1
+        with (
+            weights_at(parameters, before),
+            probe(trainer, pl_module, batches[0], batch_norm=self.batch_norm, autocast=self.autocast),
+        ):
+            curvature = Curvature(
+                [lambda part=part: diagnostic_loss(pl_module, part) for part in batches],
+                parameters,
+                matrix=self.matrix,
+                network=pl_module,
+                memory=self.memory,
+                reduce=(lambda vector: self.reduce_mean(trainer, vector)) if several else None,
+            )
+            return measure_sharpness(
+                curvature,
+                count=self.count,
+                tolerance=self.tolerance,
+                step=self._step(trainer, parameters, recorder),
+                update=update,
+                radius=self.radius,
+                trace_probes=self.trace_probes,
+                density_probes=self.density_probes,
+                seed=trainer.global_step,
+            )
+
+    def _step(self, trainer: Trainer, parameters: Sequence[nn.Parameter], recorder: StepRecorder) -> LinearStep | None:
+        try:
+            return linear_step(trainer.optimizers, parameters, recorder.groups)
+        except UnknownLimitError as error:
+            if self._no_threshold is None:
+                rank_zero_info(f"{type(self).__name__}: {error}; sharpness is shown without a threshold")
+            self._no_threshold = str(error)
+            return None
+
+    @property
+    def prefix(self) -> str:
+        """Of the tags of what depends on the matrix and on the mode of batch normalization."""
+        return f"sharpness/{'gauss_newton_' if self.matrix == 'gauss_newton' else ''}{self.batch_norm}"
+
+    def _scalars(self, sharpness: Sharpness) -> dict[str, float]:
+        prefix = self.prefix
+        scalars = {
+            prefix: sharpness.eigenvalues[0],
+            f"{prefix}_residual": sharpness.residuals[0],
+            f"{prefix}_preconditioned": sharpness.preconditioned,
+            "sharpness/threshold": sharpness.threshold,
+            f"{prefix}_ratio": sharpness.ratio,
+            f"{prefix}_directional_ratio": sharpness.directional_ratio,
+            f"{prefix}_rise": sharpness.rise,
+            "sharpness/products": float(sharpness.products),
+        }
+        scalars |= {f"{prefix}_{index}": value for index, value in enumerate(sharpness.eigenvalues[1:], 2)}
+        if sharpness.trace is not None:
+            scalars |= {f"{prefix}_trace": sharpness.trace.value, f"{prefix}_trace_error": sharpness.trace.error}
+        return {tag: value for tag, value in scalars.items() if value is not None}
+
+    # --- figures and files ------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the figures up to date, at most once a minute."""
+        if trainer.is_global_zero and time.monotonic() - self._figures_written > FIGURE_INTERVAL:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the figures and the file; leave the optimizers alone."""
+        self._remove_hooks()
+        self._write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As at the end of training: what led to a failure is worth seeing."""
+        self._remove_hooks()
+        self._write(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the optimizers alone."""
+        self._remove_hooks()
+
+    def _remove_hooks(self) -> None:
+        if self._recorder is not None:
+            self._recorder.remove()
+            self._recorder = None
+
+    def _write(self, trainer: Trainer) -> None:
+        last = self._last
+        if last is None or not trainer.is_global_zero:
+            return
+        with self.timed(), self.forgiven(trainer):
+            step = self.history.steps[-1]
+            label = "Hessian" if self.matrix == "hessian" else "Gauss-Newton matrix"
+            if self.figures:
+                figure = sharpness_figures.sharpness_over_time(self.history, label)
+                self.write_figure(trainer, "sharpness", figure, step)
+                if last.density is not None:
+                    figure = sharpness_figures.spectrum(last.density, step, last.eigenvalues, label)
+                    self.write_figure(trainer, "spectrum", figure, step)
+            self.write_json(trainer, "sharpness", self._report(last, step))
+        self._figures_written = time.monotonic()
+
+    def _report(self, last: Sharpness, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "matrix": self.matrix,
+            "batch_norm": self.batch_norm,
+            "no_threshold": self._no_threshold,
+            "last": dataclasses.asdict(last),
+            "history": self.history.table(),
+        }
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history and the probe batches."""
+        return {**super().state_dict(), "history": self.history.state_dict(), "held": self._held}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue a resumed run's history, on its probe batches."""
+        super().load_state_dict(state_dict)
+        self.history.load_state_dict(state_dict["history"])
+        self._held = [list(parts) for parts in state_dict["held"]]
+
+
+def _trained(trainer: Trainer, pl_module: LightningModule) -> list[nn.Parameter]:
+    found = {
+        id(parameter): parameter
+        for optimizer in trainer.optimizers
+        for _, parameter in optimizer_parameters(pl_module, optimizer)
+    }
+    parameters = [parameter for parameter in pl_module.parameters() if id(parameter) in found]
+    coarse = next((parameter.dtype for parameter in parameters if parameter.dtype in COARSE), None)
+    if coarse is not None:
+        raise MeasurementUnavailableError(
+            f"weights in {coarse} are too coarse for second derivatives: train with precision bf16-mixed or 32-true"
+        )
+    return parameters
+
+
+def _copied(part: Any) -> Any:
+    """The part in memory of its own: the loader may use the batch's again."""
+    if isinstance(part, Tensor):
+        return part.clone()
+    if isinstance(part, dict):
+        return {key: _copied(value) for key, value in part.items()}
+    if isinstance(part, tuple) and hasattr(part, "_fields"):
+        return type(part)(*(_copied(value) for value in part))
+    if isinstance(part, (list, tuple)):
+        return type(part)(_copied(value) for value in part)
+    return part
+
+
+def _of_all_ranks(trainer: Trainer, part: Any) -> list[Any]:
+    if trainer.world_size == 1:
+        return [part]
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, part)
+    return parts

@@ -1,0 +1,171 @@
+"""The largest eigenvalues of a symmetric matrix from few products with vectors, by Lanczos' method."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+FIRST_ROWS = 8  # most searches end within so many steps
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Largest eigenvalues found.
+
+    Attributes:
+        values: Largest first. Each is at most the true one.
+        residuals: |A v - value v| for each unit vector v: an eigenvalue lies that near, though not surely the largest.
+        vectors: Unit vectors, shape (count, size); None if they were not wanted.
+        products: Products that were taken.
+        converged: Whether the values stood still to the tolerance.
+    """
+
+    values: tuple[float, ...]
+    residuals: tuple[float, ...]
+    vectors: Tensor | None
+    products: int
+    converged: bool
+
+
+class Lanczos:
+    """An orthonormal basis of the space of v, A v, A A v, ... in which A is tridiagonal.
+
+    Every new vector is orthogonalized twice against all former ones, so that no eigenvalue appears as a ghost.
+
+    Args:
+        product: Multiplies by A; must not keep or change its argument.
+        start: First vector, of any length but 0.
+
+    Attributes:
+        diagonal: Of the tridiagonal matrix, a number per product taken.
+        off_diagonal: As many; the last one leads out of the basis.
+        exhausted: Whether the space is complete: A maps it into itself.
+    """
+
+    def __init__(self, product: Product, start: Tensor) -> None:
+        self.product = product
+        self.diagonal: list[float] = []
+        self.off_diagonal: list[float] = []
+        self.exhausted = False
+        norm = float(torch.linalg.vector_norm(start))
+        if not 0.0 < norm < math.inf:
+            raise FloatingPointError(f"a search for eigenvalues cannot start from a vector of norm {norm}")
+        self._rows = start.new_empty(min(FIRST_ROWS, start.numel()), start.numel())
+        self._rows[0] = start / norm
+
+    @property
+    def basis(self) -> Tensor:
+        """The vectors multiplied so far, shape (products, size)."""
+        return self._rows[: len(self.diagonal)]
+
+    def step(self) -> None:
+        """Take a product and extend the basis."""
+        count = len(self.diagonal) + 1
+        basis = self._rows[:count]
+        image = self.product(basis[-1])
+        along = basis @ image
+        image = torch.addmv(image, basis.T, along, alpha=-1)
+        again = basis @ image
+        image = torch.addmv(image, basis.T, again, alpha=-1)
+        diagonal, rest = torch.stack([along[-1] + again[-1], torch.linalg.vector_norm(image)]).tolist()
+        self.diagonal.append(diagonal)
+        self.off_diagonal.append(rest)
+        scale = max(map(abs, self.diagonal + self.off_diagonal))
+        self.exhausted = count == basis.shape[1] or rest <= 10 * torch.finfo(image.dtype).eps * scale
+        if not self.exhausted:
+            self._append(image / rest)
+
+    def restart(self, vector: Tensor) -> None:
+        """Leave an exhausted space in a new direction, for eigenvalues that appear several times."""
+        basis = self.basis
+        for _ in range(2):
+            vector = torch.addmv(vector, basis.T, basis @ vector, alpha=-1)
+        self.off_diagonal[-1] = 0.0
+        self._append(vector / torch.linalg.vector_norm(vector))
+        self.exhausted = False
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues, largest first, and eigenvectors (columns) of the tridiagonal matrix, in float64 on the CPU."""
+        matrix = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))
+        between = torch.tensor(self.off_diagonal[:-1], dtype=torch.float64)
+        matrix += torch.diag(between, 1) + torch.diag(between, -1)
+        values, vectors = torch.linalg.eigh(matrix)
+        return values.flip(0), vectors.flip(1)
+
+    def _append(self, vector: Tensor) -> None:
+        count = len(self.diagonal)
+        if count == self._rows.shape[0]:
+            grown = self._rows.new_empty(2 * count, self._rows.shape[1])
+            grown[:count] = self._rows
+            self._rows = grown
+        self._rows[count] = vector
+
+
+def largest_eigenvalues(
+    product: Product,
+    start: Tensor,
+    count: int = 1,
+    tolerance: float = 0.01,
+    max_products: int | None = None,
+    vectors: bool = True,
+    generator: torch.Generator | None = None,
+) -> Eigenpairs:
+    """The largest (not the largest in magnitude) eigenvalues of a symmetric matrix.
+
+    It stops when all values have changed by less than the tolerance in two successive steps, at the earliest after 4.
+
+    Args:
+        product: Multiplies a vector by the matrix.
+        start: Where the search starts; the gradient plus a little noise is near the leading eigenvectors of a Hessian.
+        count: How many, at least 1; no more than the length of `start` are returned.
+        tolerance: Relative, above 0. 0.01 took 4 to 6 products on small networks, with errors below 0.02.
+        max_products: Largest number of products, by default 20, and 10 more for each value beyond the first.
+        vectors: Whether to return the eigenvectors.
+        generator: For `count` above 1, directions in which to look for eigenvalues that appear several times.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        FloatingPointError: if the start is zero or a product is not finite.
+    """
+    if count < 1:
+        raise ValueError(f"the number of eigenvalues must be at least 1, got {count}")
+    if not tolerance > 0.0:
+        raise ValueError(f"the tolerance must be above 0, got {tolerance}")
+    limit = 20 + 10 * (count - 1) if max_products is None else max_products
+    if limit < 1:
+        raise ValueError(f"max_products must be at least 1, got {limit}")
+    count = min(count, start.numel())
+    lanczos = Lanczos(product, start)
+    quiet, before = 0, None
+    while True:
+        lanczos.step()
+        values, columns = lanczos.ritz()
+        if not torch.isfinite(values).all():
+            raise FloatingPointError("the curvature is not finite")
+        steps = len(lanczos.diagonal)
+        found = values[:count]
+        if before is not None and len(before) == count:
+            floor = 1e-6 * values.abs().max()  # eigenvalues around zero are rounding errors and never stand still
+            still = (found - before).abs() <= torch.maximum(tolerance * found.abs(), floor)
+            quiet = quiet + 1 if bool(still.all()) else 0
+        before = found
+        converged = steps >= max(4, count + 2) and quiet >= 2
+        if lanczos.exhausted and (count == 1 or steps == start.numel()):
+            converged = True
+        if converged or steps >= limit:
+            break
+        if lanczos.exhausted:
+            lanczos.restart(torch.randn(start.shape, generator=generator, dtype=start.dtype).to(start.device))
+    count = min(count, steps)
+    ends = lanczos.off_diagonal[-1] * columns[-1, :count].abs()
+    basis = lanczos.basis
+    return Eigenpairs(
+        values=tuple(values[:count].tolist()),
+        residuals=tuple(ends.tolist()),
+        vectors=columns[:, :count].T.to(basis) @ basis if vectors else None,
+        products=steps,
+        converged=converged,
+    )

@@ -1,0 +1,63 @@
+"""The weights before an optimizer step, and the options it was taken with."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class StepRecorder:
+    """Keeps what a step hook sees before a wanted step; schedules move the options on right after it.
+
+    Args:
+        optimizers: Whose steps to watch.
+        wanted: Called before every step; if True the step is recorded, at the price of a copy of its weights.
+
+    Attributes:
+        groups: By optimizer, the parameter groups of its first wanted step since the last `clear`.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], wanted: Callable[[], bool]) -> None:
+        self.wanted = wanted
+        self.groups: dict[Optimizer, list[dict[str, Any]]] = {}
+        self._before: dict[int, Tensor] = {}
+        self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in optimizers]
+
+    def weights_before(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Values before the recorded steps; the present ones of parameters that no recorded step could change."""
+        return [self._before.get(id(parameter), parameter.detach()) for parameter in parameters]
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.groups.clear()
+        self._before.clear()
+
+    def remove(self) -> None:
+        """Take the hooks off the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+        self.clear()
+
+    def _before_step(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+        if not self.wanted() or optimizer in self.groups:
+            return
+        self.groups[optimizer] = [dict(group) for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self._before[id(parameter)] = parameter.detach().clone()
+
+
+@contextmanager
+def weights_at(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """Give the parameters other values for a while, and their own back, to the bit, on exit."""
+    own = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.no_grad():
+            torch._foreach_copy_(list(parameters), list(values))
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(parameters), own)
