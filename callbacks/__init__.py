@@ -7,6 +7,16 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.gradient_flow import GradientFlowMonitor
 from callbacks.learning_rate import LearningRateTracker
 from callbacks.progress_bar import StepProgressBar
+from callbacks.schedule_free import ScheduleFreeSwitch
+from callbacks.sharpness import SharpnessProbe
 from callbacks.step_seed import StepSeed
 
-__all__ = ["Checkpoints", "GradientFlowMonitor", "LearningRateTracker", "StepProgressBar", "StepSeed"]
+__all__ = [
+    "Checkpoints",
+    "GradientFlowMonitor",
+    "LearningRateTracker",
+    "ScheduleFreeSwitch",
+    "SharpnessProbe",
+    "StepProgressBar",
+    "StepSeed",
+]

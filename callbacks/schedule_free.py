@@ -42,7 +42,8 @@ class ScheduleFreeSwitch(Callback):
         _evaluate(trainer)
         # The checkpoint refers to the live weights, which go on.
         checkpoint["state_dict"] = {
-            name: value.clone() if hasattr(value, "clone") else value for name, value in checkpoint["state_dict"].items()
+            name: value.clone() if hasattr(value, "clone") else value
+            for name, value in checkpoint["state_dict"].items()
         }
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import move_data_to_device
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 
 from callbacks.base import Diagnostic
+from callbacks.held_batches import HeldBatches
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
 from diagnostics import sharpness_figures
 from diagnostics.batches import first_samples
@@ -101,9 +101,8 @@ class SharpnessProbe(Diagnostic):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
-        for name, value in (("count", count), ("probe_batch", probe_batch), ("probe_batches", probe_batches)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if count < 1:
+            raise ValueError(f"count must be at least 1, got {count}")
         if probe == "current" and probe_batches != 1:
             raise ValueError(f"probe='current' has one batch, got probe_batches={probe_batches}")
         if not tolerance > 0.0 or (radius is not None and not radius > 0.0):
@@ -125,7 +124,6 @@ class SharpnessProbe(Diagnostic):
         self.batch_norm: BatchNormMode = batch_norm
         self.probe = probe
         self.probe_batch = probe_batch
-        self.probe_batches = probe_batches
         self.tolerance = tolerance
         self.radius = radius
         self.trace_probes = trace_probes
@@ -134,8 +132,7 @@ class SharpnessProbe(Diagnostic):
         self.autocast = autocast
         self.figures = figures
         self.history = SharpnessHistory()
-        self._held: list[list[Any]] = []  # by batch and rank, on the CPU
-        self._own: list[Any] = []  # this rank's, on its device
+        self.held = HeldBatches(probe_batch, probe_batches)
         self._recorder: StepRecorder | None = None
         self._last: Sharpness | None = None
         self._no_threshold: str | None = None
@@ -149,22 +146,9 @@ class SharpnessProbe(Diagnostic):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first samples of training."""
-        if self.probe == "fixed" and len(self._held) < self.probe_batches:
+        if self.probe == "fixed" and not self.held.complete:
             with self.timed():
-                part = move_data_to_device(first_samples(batch, self.probe_batch), torch.device("cpu"))
-                # Every rank keeps all parts: one rank writes the checkpoint for all.
-                self._held.append(_of_all_ranks(trainer, _copied(part)))
-
-    def _batches(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> list[Any]:
-        if self.probe == "current":
-            return [first_samples(batch, self.probe_batch)]
-        if not self._own:
-            rank, ranks = trainer.global_rank, trainer.world_size
-            for parts in self._held:
-                # A resumed run may have other ranks than the one that kept them.
-                mine = parts[rank::ranks] or [parts[rank % len(parts)]]
-                self._own += [move_data_to_device(part, pl_module.device) for part in mine]
-        return self._own
+                self.held.offer(trainer, batch)
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
@@ -172,7 +156,6 @@ class SharpnessProbe(Diagnostic):
         """Watch the optimizers' steps."""
         super().on_train_start(trainer, pl_module)
         self._remove_hooks()
-        self._own = []
         self._recorder = StepRecorder(trainer.optimizers, wanted=lambda: self.due_after_step(trainer))
         self._figures_written = time.monotonic()
 
@@ -181,21 +164,16 @@ class SharpnessProbe(Diagnostic):
     ) -> None:
         """Measure if it is due."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._recorder is not None and self._recorder.groups:
+        if self._recorder is not None:
             self._recorder.clear()  # as large as the weights
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         """Measure where the step was taken from; keep the measurement and return its numbers."""
         assert self._recorder is not None
-        recorder = self._recorder
         try:
-            if self.probe == "fixed" and len(self._held) < self.probe_batches:
-                raise MeasurementUnavailableError(f"the {self.probe_batches} probe batches are not complete yet")
-            sharpness = self._measured(trainer, pl_module, self._batches(trainer, pl_module, batch), recorder)
+            sharpness = self._measured(trainer, pl_module, batch, self._recorder)
         except CurvatureUnavailableError as error:
             raise MeasurementUnavailableError(str(error)) from error
-        finally:
-            recorder.clear()
         self._last = sharpness
         self.history.append(trainer.global_step, sharpness)
         if not sharpness.converged:
@@ -206,9 +184,13 @@ class SharpnessProbe(Diagnostic):
             )
         return self._scalars(sharpness)
 
-    def _measured(
-        self, trainer: Trainer, pl_module: LightningModule, batches: list[Any], recorder: StepRecorder
-    ) -> Sharpness:
+    def _measured(self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorder: StepRecorder) -> Sharpness:
+        if self.probe == "current":
+            batches = [first_samples(batch, self.probe_batch)]
+        elif self.held.complete:
+            batches = self.held.own(trainer, pl_module)
+        else:
+            raise MeasurementUnavailableError(f"the {self.held.batches} probe batches are not complete yet")
         parameters = _trained(trainer, pl_module)
         before = recorder.weights_before(parameters)
         update = None
@@ -326,13 +308,13 @@ class SharpnessProbe(Diagnostic):
 
     def state_dict(self) -> dict[str, Any]:
         """The history and the probe batches."""
-        return {**super().state_dict(), "history": self.history.state_dict(), "held": self._held}
+        return {**super().state_dict(), "history": self.history.state_dict(), "held": self.held.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a resumed run's history, on its probe batches."""
         super().load_state_dict(state_dict)
         self.history.load_state_dict(state_dict["history"])
-        self._held = [list(parts) for parts in state_dict["held"]]
+        self.held.load_state_dict(state_dict["held"])
 
 
 def _trained(trainer: Trainer, pl_module: LightningModule) -> list[nn.Parameter]:
@@ -348,24 +330,3 @@ def _trained(trainer: Trainer, pl_module: LightningModule) -> list[nn.Parameter]
             f"weights in {coarse} are too coarse for second derivatives: train with precision bf16-mixed or 32-true"
         )
     return parameters
-
-
-def _copied(part: Any) -> Any:
-    """The part in memory of its own: the loader may use the batch's again."""
-    if isinstance(part, Tensor):
-        return part.clone()
-    if isinstance(part, dict):
-        return {key: _copied(value) for key, value in part.items()}
-    if isinstance(part, tuple) and hasattr(part, "_fields"):
-        return type(part)(*(_copied(value) for value in part))
-    if isinstance(part, (list, tuple)):
-        return type(part)(_copied(value) for value in part)
-    return part
-
-
-def _of_all_ranks(trainer: Trainer, part: Any) -> list[Any]:
-    if trainer.world_size == 1:
-        return [part]
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, part)
-    return parts

@@ -146,16 +146,16 @@ class Curvature:
             if self.network is None:
                 value = loss()
                 gradients = torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True)
-                _refuse_sparse(gradients)
+                _refuse(gradients)
                 return _Graph(value.detach(), list(gradients))
             outputs, value = network_outputs(self.network, loss, self.parameters, CurvatureUnavailableError)
             gradients = torch.autograd.grad(value, self.parameters, retain_graph=True, materialize_grads=True)
-            _refuse_sparse(gradients)
             (slope,) = torch.autograd.grad(value, outputs, create_graph=True)
             # The gradient of <outputs, cotangent> is linear in the cotangent: differentiating it by the cotangent gives
             # J v by two passes in reverse mode.
             cotangent = torch.zeros_like(outputs, requires_grad=True)
             pulled = torch.autograd.grad(outputs, self.parameters, cotangent, create_graph=True, materialize_grads=True)
+            _refuse([*gradients, slope, *pulled])
             return _Graph(value.detach(), list(gradients), outputs, slope, cotangent, list(pulled))
 
     def _product_of(self, graph: "_Graph", vector: Tensor) -> Tensor:
@@ -234,6 +234,17 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def _refuse_sparse(gradients: Sequence[Tensor]) -> None:
+def _refuse(gradients: Sequence[Tensor]) -> None:
     if any(gradient.is_sparse for gradient in gradients):
         raise CurvatureUnavailableError("sparse gradients cannot be differentiated: use sparse=False in the embedding")
+    # Custom functions marked once_differentiable end in such a node, off the way to the weights: without this look the
+    # second derivative would pass them by in silence.
+    todo = [gradient.grad_fn for gradient in gradients]
+    seen = set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if node.name() == "torch::autograd::Error":
+                raise CurvatureUnavailableError("a custom function of the network can be differentiated only once")
+            todo += [following for following, _ in node.next_functions]

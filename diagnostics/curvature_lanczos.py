@@ -148,7 +148,7 @@ def largest_eigenvalues(
         steps = len(lanczos.diagonal)
         found = values[:count]
         if before is not None and len(before) == count:
-            floor = 1e-6 * values.abs().max()  # eigenvalues around zero are rounding errors and never stand still
+            floor = 1e-4 * tolerance * values.abs().max()  # near zero are rounding errors, which never stand still
             still = (found - before).abs() <= torch.maximum(tolerance * found.abs(), floor)
             quiet = quiet + 1 if bool(still.all()) else 0
         before = found

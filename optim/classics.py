@@ -19,7 +19,7 @@ from optim.registry import OPTIMIZERS
 from optim.rules import ParameterRule
 
 
-@OPTIMIZERS.register
+@OPTIMIZERS.register(aliases=("gradient_descent",))
 def sgd(
     module: nn.Module,
     lr: float = 0.1,
@@ -48,7 +48,7 @@ def sgd(
     return _build(torch.optim.SGD, module, weight_decay, fused, rules, layer_decay, lr=lr)
 
 
-@OPTIMIZERS.register
+@OPTIMIZERS.register(aliases=("heavy_ball", "sgdm"))
 def momentum(
     module: nn.Module,
     lr: float = 0.05,
@@ -87,7 +87,7 @@ def momentum(
     )
 
 
-@OPTIMIZERS.register
+@OPTIMIZERS.register(aliases=("nag",))
 def nesterov(
     module: nn.Module,
     lr: float = 0.05,

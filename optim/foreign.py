@@ -96,9 +96,7 @@ def foreign_factory(
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = home
     factory.__doc__ = f"{summary}\n\n{_arguments(algorithm, options)}"
-    module_parameter = inspect.Parameter(
-        "module", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module
-    )
+    module_parameter = inspect.Parameter("module", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=nn.Module)
     signature = inspect.Signature([module_parameter, *options.values()], return_annotation=Optimizer)
     factory.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     factory.__annotations__ = {key: parameter.annotation for key, parameter in signature.parameters.items()}
@@ -166,9 +164,7 @@ def _options(algorithm: type[Optimizer], defaults: Mapping[str, Any]) -> dict[st
             if default is required:
                 default = parameter.empty
             annotation = _plain_type(hints.get(name, Any), default)
-            options[name] = parameter.replace(
-                kind=parameter.KEYWORD_ONLY, default=default, annotation=annotation
-            )
+            options[name] = parameter.replace(kind=parameter.KEYWORD_ONLY, default=default, annotation=annotation)
     return {**options, **RULES}
 
 
@@ -182,7 +178,8 @@ def _plain_type(hint: Any, default: Any) -> Any:
         return Any if Any in parts else Union[tuple(parts)]  # noqa: UP007 - made of a list
     if origin in (tuple, list):
         parts = [part if part is Ellipsis else _plain_type(part, inspect.Parameter.empty) for part in get_args(hint)]
-        return Any if Any in parts or not parts else origin[tuple(parts)]
+        generic: Any = origin
+        return Any if Any in parts or not parts else generic[tuple(parts)]
     if hint in PLAIN or origin is Literal or hint is dict:
         return hint | None if default is None else hint
     return Any
@@ -238,9 +235,7 @@ def _by_matrix(module: nn.Module, groups: list[dict[str, Any]], values: Mapping[
     return split
 
 
-def _built(
-    name: str, algorithm: type[Optimizer], groups: list[dict[str, Any]], values: Mapping[str, Any]
-) -> Optimizer:
+def _built(name: str, algorithm: type[Optimizer], groups: list[dict[str, Any]], values: Mapping[str, Any]) -> Optimizer:
     try:
         optimizer = algorithm(groups, **values)
     except Exception as error:  # of whatever class the package has for it

@@ -2,9 +2,8 @@
 
 An optimizer is a function `adamw(module, lr=..., ...) -> Optimizer`, a schedule a function
 `(optimizer, total_steps, ...) -> LRScheduler`, a clipping a function `(module, ...) -> Clipping`; the docstring is the
-help text. Registering a function leaves it a plain function and adds a class of the same name for jsonargparse, which
-gives short names, typed options and `--optimizer.help NAME` on the command line, and accepts nothing that is not
-registered.
+help text. Registering leaves the function as it is and adds a class of the same name for jsonargparse, which gives
+short names, typed options and `--optimizer.help NAME` on the command line, and accepts nothing that is not registered.
 
 Names come from the modules of `optim`, from families (optim/families.py), from installed packages that declare the
 entry point `steepest.optimizers`, `steepest.schedules` or `steepest.clippings`, and from a user's own file, by

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optim.checks import check_betas, check_number
-from optim.foreign import warn_of_schedule
+from optim.foreign import keep_gradients, warn_of_schedule
 from optim.grouping import torch_groups
 from optim.naming import keep_names
 from optim.registry import OPTIMIZERS
@@ -120,4 +120,4 @@ def _build(
     optimizer = algorithm(groups, lr=lr, weight_decay=weight_decay, **options)
     optimizer.train()
     warn_of_schedule(optimizer, "a schedule-free optimizer needs no schedule: leave --schedule out")
-    return keep_names(optimizer, module)
+    return keep_names(keep_gradients(optimizer), module)

@@ -2,7 +2,9 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
+
+from torch.optim import Optimizer
 
 from optim.families import Family
 from optim.foreign import foreign_factory
@@ -27,7 +29,8 @@ def _names() -> list[str]:
     from timm.optim import get_optimizer_info, list_optimizers
 
     # Those of apex and bitsandbytes stand there by the import path of packages that few machines have.
-    found = [name for name in list_optimizers() if not isinstance(get_optimizer_info(name).opt_class, str)]
+    names = [str(name) for name in list_optimizers()]
+    found = [name for name in names if not isinstance(get_optimizer_info(name).opt_class, str)]
     return [name for name in found if name not in LEFT_OUT]
 
 
@@ -36,7 +39,7 @@ def _make(name: str) -> Callable[..., Any]:
     from timm.optim.muon import Muon
 
     info = get_optimizer_info(name)
-    algorithm = get_optimizer_class(name, bind_defaults=False)
+    algorithm = cast(type[Optimizer], get_optimizer_class(name, bind_defaults=False))
     defaults = dict(info.defaults or {})
     if info.has_momentum and inspect.signature(algorithm).parameters["momentum"].default == 0:
         defaults.setdefault("momentum", 0.9)  # as timm's own factory

@@ -177,7 +177,7 @@ class CommandLine(LightningCLI):
         self._check_clipping()
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         check_trainer_options(options)
-        callbacks = completed_callbacks(options)
+        callbacks = completed_callbacks(options, self._get(self.config, "optimizer"))
         if not options.get("fast_dev_run"):
             self.run_folder = self._create_run_folder()
             if options.get("logger") in (None, True):

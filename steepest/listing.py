@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from steepest.cli import BAD_INPUT, fail
 
-KINDS = ("optimizers", "schedules", "clippings", "models", "data", "callbacks")
+KINDS = ("optimizers", "solvers", "schedules", "clippings", "models", "data", "callbacks")
 
 
 def run_list(words: Sequence[str]) -> None:
@@ -46,7 +47,7 @@ def run_list(words: Sequence[str]) -> None:
         return
     if options.plot is not None and options.kind != "schedules":
         raise ValueError(f"--plot belongs to `steepest list schedules`, not to {options.kind}")
-    rows = [row for row in _rows(options.kind) if fnmatch(row[0].lower(), options.pattern.lower())]
+    rows = _rows(options.kind, options.pattern)
     if not rows:
         names = ", ".join(row[0] for row in _rows(options.kind))
         raise ValueError(f"no {options.kind} fit {options.pattern!r}; there are: {names}")
@@ -56,9 +57,10 @@ def run_list(words: Sequence[str]) -> None:
         plot_schedules([row[0] for row in rows], Path(options.plot))
         print(f"figure: {options.plot}")
         return
-    table = Table("name", "what it is", "options and defaults")
+    last = "tangency" if options.kind == "solvers" else "options and defaults"
+    table = Table("name", "what it is", last)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 
@@ -68,12 +70,47 @@ class _Parser(argparse.ArgumentParser):
         raise AssertionError("not reached")
 
 
-def _rows(kind: str) -> list[tuple[str, str, str]]:
+def _rows(kind: str, pattern: str = "*") -> list[tuple[str, str, str]]:
+    """Name, summary and options of what fits a pattern."""
     if kind in ("optimizers", "schedules", "clippings"):
-        from optim.registry import REGISTRIES
+        return _registered(kind, pattern)
+    return [row for row in _others(kind) if fnmatch(row[0].lower(), pattern.lower())]
 
-        registry = next(registry for registry in REGISTRIES if kind == f"{registry.kind}s")
-        return [(name, registry.summary(name), _shown(registry.options(name))) for name in registry]
+
+def _registered(kind: str, pattern: str) -> list[tuple[str, str, str]]:
+    from optim.extras import is_installed
+    from optim.registry import REGISTRIES
+
+    registry = next(registry for registry in REGISTRIES if kind == f"{registry.kind}s")
+    rows = []
+    for name in registry:
+        if any(fnmatch(known, pattern.lower()) for known in (name, *registry.aliases(name))):
+            extra = registry.missing_extra(name)
+            note = f" Not installed: pip install 'steepest[{extra}]'." if extra else ""
+            also = f" Also {', '.join(registry.aliases(name))}." if registry.aliases(name) else ""
+            rows.append((name, registry.summary(name) + also + note, _shown(registry.options(name))))
+    for prefix, family in registry.families.items():
+        if not is_installed(family.requires):
+            summary = f"{family.summary} Not installed: pip install 'steepest[{family.requires}]'."
+            rows += [(f"{prefix}_*", summary, "")] if fnmatch(f"{prefix}_", pattern.lower()) else []
+        elif pattern == "*":
+            rows.append(
+                (f"{prefix}_*", f"{family.summary} Listed by '{prefix}_*'.", f"{len(family.members())} of them")
+            )
+        else:
+            members = [name for name in family.members() if fnmatch(name.lower(), pattern.lower())]
+            rows += [(name, registry.summary(name), _shown(registry.options(name))) for name in members]
+    return rows
+
+
+def _others(kind: str) -> list[tuple[str, str, str]]:
+    if kind == "solvers":
+        from optim.solvers import SOLVERS
+
+        return [
+            (name, solver.summary, "with tangency" if solver.supports_tangency else "without tangency")
+            for name, solver in SOLVERS.items()
+        ]
     if kind == "models":
         import lightning_modules
         from lightning_modules import networks
@@ -121,13 +158,13 @@ def _shown(parameters: dict[str, inspect.Parameter]) -> str:
 def _explain(network: str, optimizer: str) -> None:
     from optim import OPTIMIZERS
     from optim.grouping import explain
+    from steepest.explanation import EXPLAINED, cells
 
     module = _network(network)
     built = OPTIMIZERS.create(optimizer, module)
-    table = Table("parameter", "shape", "role", "group", "decay", "reason", title=f"{optimizer} on {network}")
+    table = Table(*EXPLAINED, title=f"{optimizer} on {network}")
     for row in explain(module, built):
-        shape = "x".join(map(str, row.shape)) or "scalar"
-        table.add_row(row.name, shape, row.role, row.group, f"{row.decay:g}", row.reason)
+        table.add_row(*cells(row))
     Console().print(table)
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from steepest import __version__
+from steepest.explanation import write_explanation
 
 _PACKAGES = ("torch", "lightning", "torchvision", "torchmetrics", "jsonargparse", "numpy")
 
@@ -85,6 +86,11 @@ class RunRecord(SaveConfigCallback):
         folder = trainer.log_dir
         config = str(Path(folder) / self.config_filename) if folder is not None else None
         checkpoint["steepest"] = {"chosen": self.chosen, "config": config}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say in TensorBoard which parameter gets what from the optimizer."""
+        if trainer.is_global_zero:
+            write_explanation(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
         """From here on the run has something to keep."""

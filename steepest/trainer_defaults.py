@@ -9,10 +9,11 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelSummary, Prog
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from callbacks import StepProgressBar, StepSeed
+from callbacks.schedule_free import ScheduleFreeSwitch
 
 
-def completed_callbacks(options: dict[str, Any]) -> list[Callback]:
-    """Take the callbacks out of the trainer's options, and add what every run has."""
+def completed_callbacks(options: dict[str, Any], optimizer: Any = None) -> list[Callback]:
+    """Take the callbacks out of the trainer's options, and add what every run, or one with this optimizer, has."""
     callbacks = options.pop("callbacks") or []
     callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
     if options.get("enable_checkpointing") is False or options.get("fast_dev_run"):
@@ -23,6 +24,9 @@ def completed_callbacks(options: dict[str, Any]) -> list[Callback]:
         callbacks.append(RichModelSummary(max_depth=2))
     if not _has(callbacks, StepSeed):
         callbacks.append(StepSeed())
+    name = str(getattr(optimizer, "class_path", "")).rpartition(".")[2].replace("_", "")
+    if "schedulefree" in name and not _has(callbacks, ScheduleFreeSwitch):
+        callbacks.append(ScheduleFreeSwitch())
     return callbacks
 
 

@@ -63,7 +63,7 @@ class HeavyBall(Reference):
         weight -= group["lr"] * velocity
 
 
-@OPTIMIZERS.register
+@OPTIMIZERS.register(aliases=("reference_heavy_ball",))
 def reference_momentum(
     module: nn.Module,
     lr: float = 0.05,

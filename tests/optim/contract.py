@@ -93,6 +93,8 @@ ENTRIES = [
     Entry("muon", 0.03, 0.03, bad={"momentum": 1.0, "steps": 0, "scale": "spectrum", "fallback_lr_scale": -1.0}),
     Entry("muon_sgd", 0.05, 1e-3, bad={"spectral_budget": -1.0, "inner_solver": "newton"}),
     Entry("muon_adamw", 0.03, 0.03, bad={"spectral_budget": -1.0, "betas": (1.0, 0.9)}),
+    Entry("schedule_free_sgd", 0.1, 3e-3, bad={"momentum": 0.0, "warmup_steps": -1}),
+    Entry("schedule_free_adamw", 0.03, 0.03, bad={"betas": (0.0, 0.9), "r": -1.0}),
     Entry("composite", 0.03, 0.03, bad={"algorithm": "adamx", "options": {"adamw": {"beta": 0.9}}}),
     Entry("autosgm", 0.03, 0.03, bad={"numerator": 5}),
 ]

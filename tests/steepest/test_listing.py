@@ -1,6 +1,8 @@
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from optim import CLIPPINGS, OPTIMIZERS, SCHEDULES
+from optim.solvers import SOLVERS
 from steepest.listing import KINDS
 
 
@@ -13,6 +15,7 @@ def wide(monkeypatch):
     ("kind", "names"),
     [
         ("optimizers", OPTIMIZERS.names()),
+        ("solvers", list(SOLVERS)),
         ("schedules", SCHEDULES.names()),
         ("clippings", CLIPPINGS.names()),
         ("models", ["ImageClassifier", "DeepMLP", "SimpleMLP", "SmallCNN"]),
@@ -30,7 +33,7 @@ def test_lists_every_name_with_its_first_line(steepest, kind, names):
 
 
 def test_all_kinds_are_tested(steepest):
-    assert set(KINDS) == {"optimizers", "schedules", "clippings", "models", "data", "callbacks"}
+    assert set(KINDS) == {"optimizers", "solvers", "schedules", "clippings", "models", "data", "callbacks"}
     assert steepest("list", "--help").code == 0
 
 
@@ -38,6 +41,53 @@ def test_pattern(steepest):
     out = steepest("list", "optimizers", "ADAM*").out
     assert "adamw" in out
     assert "sgd" not in out
+
+
+def names(out: str) -> list[str]:
+    rows = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    return [name for name in rows if name]
+
+
+def test_wildcards_find_names_and_aliases(steepest):
+    assert {"muon", "muon_adamw", "muon_sgd"} <= set(names(steepest("list", "optimizers", "*muon*").out))
+    assert names(steepest("list", "optimizers", "*heavy*").out) == ["momentum", "reference_momentum"]
+
+
+def test_families_are_one_row_until_they_are_asked_for(steepest):
+    pytest.importorskip("pytorch_optimizer", reason="needs the extra zoo")
+    assert "zoo_*" in names(steepest("list", "optimizers").out)
+    assert "zoo_lion" in names(steepest("list", "optimizers", "zoo_l*").out)
+
+
+def test_a_family_that_is_not_installed_says_how_to_get_it(steepest, monkeypatch):
+    monkeypatch.setattr("optim.extras.EXTRAS", {"zoo": "no_such", "timm": "no_such", "schedule_free": "no_such"})
+    out = steepest("list", "optimizers").out
+    assert "pip install 'steepest[zoo]'" in out
+    assert "pip install 'steepest[schedule_free]'" in out
+
+
+def test_explain_says_which_algorithm_and_rate_each_parameter_gets(steepest):
+    out = steepest("list", "optimizers", "muon", "--explain", "SmallCNN").out
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for cells in (r.split("│") for r in out.splitlines() if r.startswith("│"))
+    }
+    assert rows["conv1.weight"][3] == "adamw"
+    assert rows["conv2.weight"][3] == "muon"
+    assert rows["hidden.weight"][3:6] == ["muon", "0.001", "0.01"]
+    assert rows["output.weight"][1] == "head"
+
+
+def test_the_same_table_stands_in_tensorboard(steepest, tiny, tmp_path):
+    assert steepest("fit", "--config", tiny, "--optimizer", "muon", "--trainer.max_steps", "2").code == 0
+    accumulator = EventAccumulator(str(tmp_path / "runs/tiny/version_0"), {"tensors": 0})
+    accumulator.Reload()
+    (event,) = accumulator.Tensors("optimizer/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    assert "| parameter | shape | role | group | algorithm | learning rate | decay | reason |" in text
+    assert text.count("\n") > 3
+    assert "| muon |" in text
+    assert "adamw: muon is for hidden matrices" in text
 
 
 def test_options_that_a_class_passes_on_are_listed(steepest):
