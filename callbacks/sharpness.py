@@ -3,12 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.base import Diagnostic
 from callbacks.held_batches import HeldBatches
@@ -20,11 +21,9 @@ from diagnostics.guards import BatchNormMode
 from diagnostics.sharpness import Sharpness, measure_sharpness
 from diagnostics.sharpness_history import SharpnessHistory
 from diagnostics.sharpness_limits import LinearStep, UnknownLimitError, linear_step
-from diagnostics.sharpness_step import StepRecorder, weights_at
-from diagnostics.updates import optimizer_parameters
+from diagnostics.sharpness_step import StepRecorder, trained_parameters, weights_at
 
 FIGURE_INTERVAL = 60.0  # seconds
-COARSE = (torch.float16, torch.bfloat16)
 
 
 class SharpnessProbe(Diagnostic):
@@ -191,7 +190,7 @@ class SharpnessProbe(Diagnostic):
             batches = self.held.own(trainer, pl_module)
         else:
             raise MeasurementUnavailableError(f"the {self.held.batches} probe batches are not complete yet")
-        parameters = _trained(trainer, pl_module)
+        parameters = trained_parameters(pl_module, trainer.optimizers)
         before = recorder.weights_before(parameters)
         update = None
         if recorder.groups:
@@ -199,10 +198,10 @@ class SharpnessProbe(Diagnostic):
         several = trainer.world_size > 1
         with (
             weights_at(parameters, before),
-            probe(trainer, pl_module, batches[0], batch_norm=self.batch_norm, autocast=self.autocast),
+            probe(trainer, pl_module, batches[0], batch_norm=self.batch_norm),
         ):
             curvature = Curvature(
-                [lambda part=part: diagnostic_loss(pl_module, part) for part in batches],
+                [lambda part=part: self._loss(trainer, pl_module, part) for part in batches],
                 parameters,
                 matrix=self.matrix,
                 network=pl_module,
@@ -220,6 +219,11 @@ class SharpnessProbe(Diagnostic):
                 density_probes=self.density_probes,
                 seed=trainer.global_step,
             )
+
+    def _loss(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Tensor:
+        # Mixed precision for the forward pass alone: it would round the vectors of the search as well.
+        with trainer.precision_plugin.forward_context() if self.autocast else nullcontext():
+            return diagnostic_loss(pl_module, batch)
 
     def _step(self, trainer: Trainer, parameters: Sequence[nn.Parameter], recorder: StepRecorder) -> LinearStep | None:
         try:
@@ -297,8 +301,7 @@ class SharpnessProbe(Diagnostic):
     def _report(self, last: Sharpness, step: int) -> dict[str, Any]:
         return {
             "step": step,
-            "matrix": self.matrix,
-            "batch_norm": self.batch_norm,
+            "measured": self.prefix,
             "no_threshold": self._no_threshold,
             "last": dataclasses.asdict(last),
             "history": self.history.table(),
@@ -315,18 +318,3 @@ class SharpnessProbe(Diagnostic):
         super().load_state_dict(state_dict)
         self.history.load_state_dict(state_dict["history"])
         self.held.load_state_dict(state_dict["held"])
-
-
-def _trained(trainer: Trainer, pl_module: LightningModule) -> list[nn.Parameter]:
-    found = {
-        id(parameter): parameter
-        for optimizer in trainer.optimizers
-        for _, parameter in optimizer_parameters(pl_module, optimizer)
-    }
-    parameters = [parameter for parameter in pl_module.parameters() if id(parameter) in found]
-    coarse = next((parameter.dtype for parameter in parameters if parameter.dtype in COARSE), None)
-    if coarse is not None:
-        raise MeasurementUnavailableError(
-            f"weights in {coarse} are too coarse for second derivatives: train with precision bf16-mixed or 32-true"
-        )
-    return parameters

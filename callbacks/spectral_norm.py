@@ -18,7 +18,7 @@ from diagnostics.spectral_history import SpectralHistory
 from diagnostics.spectral_monitor import SpectralMonitor
 from diagnostics.spectral_sample import SpectralSample
 from diagnostics.spectral_updates import ChangeRecorder
-from diagnostics.updates import NamedParameters, optimizer_parameters, plain_name
+from diagnostics.updates import NamedParameters, optimizer_parameters
 
 FIGURE_INTERVAL = 60.0  # seconds
 
@@ -158,8 +158,7 @@ class SpectralNormTracker(Diagnostic):
         if shapes is None:  # said by a warning; the flattened kernels are measured all the same
             return {}
         # Ranks may have met images of different sizes; what they measure must be the same.
-        shapes = trainer.strategy.broadcast(shapes)
-        return {plain_name(name): tuple(shape) for name, shape in shapes.items()}
+        return trainer.strategy.broadcast(shapes)
 
     # --- figures and files ------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ def keep_decoded(name: str, sources: Sequence[Path], decode: Callable[[], Sample
         if path.is_file():
             try:
                 return _read(path)
-            except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:
+            except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile) as error:
                 rank_zero_info(f"{path} is damaged ({error}): decoding {name} again")
     rank_zero_info(f"decoding {name} from {', '.join(map(str, sources))}, once")
     samples = decode()
@@ -80,7 +80,8 @@ def _folders(sources: Sequence[Path]) -> Iterator[Path]:
 
 
 def _read(path: Path) -> Samples:
-    with np.load(path) as arrays:  # a zip file: its checksums find also a wrong byte in the middle
+    # A zip file, whose checksums find also a wrong byte in the middle; numpy leaves it open if it is none.
+    with path.open("rb") as file, np.load(file) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise ValueError("it holds no images and labels")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMN = "label"
+FORMATS = ("JPEG", "PNG")  # what data sets come in; Pillow knows many more, some with their own risks
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
@@ -50,7 +51,7 @@ def read_parquet_images(paths: Sequence[Path], height: int, width: int) -> tuple
         width: Width that every image must have, in pixels.
 
     Returns:
-        uint8 images (JPEG, PNG or anything else Pillow knows, as RGB) of shape (samples, 3, height, width), and int64
+        uint8 images (JPEG or PNG, as RGB) of shape (samples, 3, height, width), and int64
         labels of shape (samples,).
 
     Raises:
@@ -98,10 +99,10 @@ def _decode(encoded: bytes, size: tuple[int, int], what: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             if image.size == size:
                 return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
             found = f"{image.size[0]} x {image.size[1]}"
     except (OSError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bytes that are no image
-        raise ValueError(f"{what} is damaged: its {len(encoded)} bytes do not decode to an image") from None
+        raise ValueError(f"{what} is damaged: its {len(encoded)} bytes are no JPEG or PNG image") from None
     raise ValueError(f"{what} has {found} pixels instead of {size[0]} x {size[1]}")

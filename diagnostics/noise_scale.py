@@ -1,17 +1,13 @@
 """The gradient noise scale: how many samples a batch needs before its gradient is more signal than noise.
 
-From arXiv 1812.06162: a batch of b samples has a gradient of expected square |G|² + tr(S)/b, with G the true gradient and
-S the covariance of the gradients of single samples. Two sizes tell both, and tr(S)/|G|² is the noise scale, in samples.
+From arXiv 1812.06162: a batch of b samples has a gradient of expected square |G|² + tr(S)/b, with G the true gradient
+and S the covariance of the gradients of single samples. Two sizes tell both; tr(S)/|G|² is the noise scale, in samples.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
-
-from diagnostics.batches import batch_size
 
 # Fewer independent samples say nothing about their own spread.
 LEAST_COUNT = 4.0
@@ -113,7 +109,7 @@ class NoiseScale:
 
 
 class NoiseScaleAverage:
-    """Averages both estimates, with weights that fall back in time, and divides last: the ratio of single ones is biased.
+    """Averages both estimates, with weights that fall back in time, and divides last: a mean of ratios is biased.
 
     Args:
         decay: Weight of the sample before, relative to the newest, in (0, 1]; 1 weighs all alike. 0.95 lets about 39
@@ -172,50 +168,21 @@ class NoiseScaleAverage:
         self._state = [float(value) for value in state["sums"]]
 
 
-def equal_parts(batch: Any, parts: int) -> list[Any]:
-    """A batch cut into parts of the same number of samples; what is left over is dropped.
-
-    Args:
-        batch: As `diagnostics.batches.first_samples` takes it.
-        parts: Number of parts, at least 2.
-
-    Raises:
-        ValueError: if the batch has no known size or fewer samples than parts.
-    """
-    size = batch_size(batch)
-    if size is None or size < parts:
-        raise ValueError(f"a batch of {'unknown' if size is None else size} samples cannot be cut into {parts} parts")
-    share = size // parts
-    return [_cut(batch, size, slice(part * share, (part + 1) * share)) for part in range(parts)]
-
-
-def _cut(batch: Any, size: int, part: slice) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[part] if batch.ndim > 0 and batch.shape[0] == size else batch
-    if isinstance(batch, Mapping):
-        return {key: _cut(value, size, part) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        items = [_cut(item, size, part) for item in batch]
-        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
-    return batch
-
-
 def _ratio_interval(
     top: float, bottom: float, top_variance: float, bottom_variance: float, covariance: float, quantile: float
 ) -> tuple[float, float]:
-    """Fieller's interval for a ratio of means, cut off at zero; (NaN, NaN) if even a positive ratio is not sure."""
+    """Fieller's interval for a ratio of means, cut off at zero; (NaN, NaN) if it is of no use."""
     square = quantile**2
     # The ratios r with |top - r bottom| <= quantile * its deviation: a r² - 2 b r + c <= 0.
     a = bottom**2 - square * bottom_variance
     b = top * bottom - square * covariance
     c = top**2 - square * top_variance
-    if c <= 0.0 or top <= 0.0:  # the noise itself may be zero
-        return math.nan, math.nan
     root = math.sqrt(max(0.0, b * b - a * c))
-    if a > 0.0:
-        return (math.nan, math.nan) if bottom < 0.0 else (c / (b + root), (b + root) / a)
-    # The denominator may be zero: ratios are bounded from below only.
-    return c / (b + root) if b + root > 0.0 else math.nan, math.inf
+    if a > 0.0 and bottom > 0.0:
+        return (c / (b + root) if c > 0.0 else 0.0), (b + root) / a
+    if a <= 0.0 and c > 0.0 and b + root > 0.0:
+        return c / (b + root), math.inf  # the denominator may be zero, the numerator not
+    return math.nan, math.nan
 
 
 def _quantile(freedom: float) -> float:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.curvature import CurvatureUnavailableError
+from diagnostics.updates import optimizer_parameters
+
 
 class StepRecorder:
     """Keeps what a step hook sees before a wanted step; schedules move the options on right after it.
@@ -61,3 +64,21 @@ def weights_at(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> 
     finally:
         with torch.no_grad():
             torch._foreach_copy_(list(parameters), own)
+
+
+def trained_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
+    """The trainable parameters of `module` that one of the optimizers updates, in the module's order.
+
+    Raises:
+        CurvatureUnavailableError: if there are none, or they are of 16 bits.
+    """
+    found = {id(own) for optimizer in optimizers for _, own in optimizer_parameters(module, optimizer)}
+    parameters = [parameter for parameter in module.parameters() if id(parameter) in found]
+    if not parameters:
+        raise CurvatureUnavailableError("no optimizer updates a parameter, so there is no curvature to measure")
+    coarse = next((own.dtype for own in parameters if own.dtype in (torch.float16, torch.bfloat16)), None)
+    if coarse is not None:
+        raise CurvatureUnavailableError(
+            f"weights in {coarse} are too coarse for second derivatives: train with precision bf16-mixed or 32-true"
+        )
+    return parameters

@@ -69,15 +69,13 @@ def golub_kahan(operator: Operator, start: Tensor, steps: int) -> LargestSingula
     basis = torch.zeros(right.shape[0], steps + 1, right.shape[1], dtype=right.dtype, device=right.device)
     basis[:, 0] = right
     alphas, betas = [], []
-    left = beta = None
+    left = beta = torch.zeros_like(right[:, :1])
     # Lengths below are rounding errors: the search is at its end (rank below `steps`), and its vectors become zeros.
     floor = torch.zeros_like(right[:, :1])
     noise = 32 * torch.finfo(right.dtype).eps
     for step in range(steps):
         image, adjoint = operator(right)
-        if left is not None:
-            image = image - beta * left
-        left, alpha = _unit(image, floor)
+        left, alpha = _unit(image - beta * left, floor)
         floor = torch.maximum(floor, noise * alpha)
         right = adjoint(left) - alpha * right
         # Rounding brings back directions that were found before; more so the closer the start is to a solution.

@@ -8,6 +8,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from diagnostics.guards import hooks_removed
 from diagnostics.spectral import Operator, singular_values
+from diagnostics.updates import plain_name
 
 _TRANSPOSED = {1: nn.functional.conv_transpose1d, 2: nn.functional.conv_transpose2d, 3: nn.functional.conv_transpose3d}
 
@@ -36,10 +37,9 @@ def convolution_operator(layer: nn.Module, input_shape: tuple[int, ...]) -> Oper
 
     def convolve(images: Tensor) -> Tensor:
         if isinstance(layer, _ConvTransposeNd):
-            transposed = _TRANSPOSED[weight.ndim - 2]
-            return transposed(
-                images, weight, None, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
-            )
+            transposed: Callable[..., Tensor] = _TRANSPOSED[weight.ndim - 2]
+            options = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+            return transposed(images, weight, None, *options)
         return layer._conv_forward(images, weight, None)  # type: ignore[operator]  # does the padding modes
 
     def apply(vectors: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -107,22 +107,26 @@ def convolution_input_shapes(module: nn.Module, forward: Callable[[], object]) -
         forward: Runs one forward pass; wrap it in `diagnostics.guards.undisturbed` and `torch.no_grad`.
 
     Returns:
-        By the convolution's name in the module; a layer that is not called is missing.
+        By the convolution's plain name in the module; a layer that is not called is missing.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str, layer: _ConvNd, inputs: tuple[Tensor, ...]) -> None:
-        if inputs:
-            shapes.setdefault(name, tuple(inputs[0].shape[-(layer.weight.ndim - 1) :]))
+    def watch(name: str, layer: _ConvNd) -> torch.utils.hooks.RemovableHandle:
+        def note(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs:
+                shapes.setdefault(plain_layer_name(name), tuple(inputs[0].shape[-(layer.weight.ndim - 1) :]))
 
-    handles = [
-        child.register_forward_pre_hook(lambda layer, inputs, name=name: note(name, layer, inputs))
-        for name, child in module.named_modules()
-        if isinstance(child, _ConvNd)
-    ]
+        return layer.register_forward_pre_hook(note)
+
+    handles = [watch(name, child) for name, child in module.named_modules() if isinstance(child, _ConvNd)]
     with hooks_removed(handles):
         forward()
     return shapes
+
+
+def plain_layer_name(name: str) -> str:
+    """As `plain_name` of parameters, for a layer."""
+    return plain_name(f"{name}.").removesuffix(".")
 
 
 def _keeps_size(layer: _ConvNd) -> bool:

@@ -44,6 +44,8 @@ def by_layer(sample: SpectralSample, history: SpectralHistory) -> Figure:
     right.set_xlabel(r"stable rank, $\|W\|_F^2\,/\,\|W\|_2^2$")
     left.set_title(f"Spectral norm by layer at step {history.steps[-1]:,}", loc="left")
     left.set_ylim(len(sample.names) - 0.4, -0.6)
+    if not any(norm > 0 for norm in sample.norms):
+        left.set_xlim(0.1, 1.0)  # a logarithmic axis needs something to show
     for axes in (left, right):
         axes.set_xscale("log")
         axes.grid(axis="x", color="0.85", linewidth=0.6)
@@ -135,7 +137,9 @@ def spectra(sample: SpectralSample, step: int) -> Figure:
                 continue
             places = [place / max(1, len(values) - 1) for place in range(len(values))]
             heights = [value / values[0] if value > 0 else math.nan for value in values]
-            axes.plot(places, heights, color=colors(index / last), linewidth=1.2, marker="o" if len(values) == 1 else "")
+            axes.plot(places, heights, color=colors(index / last), linewidth=1.2)
+        if not axes.lines:
+            axes.set_ylim(0.1, 1.0)
         axes.set_yscale("log")
         axes.set_title(f"Singular values of the {title} at step {step:,}", loc="left", fontsize=11)
         axes.set_xlabel("place in the order, from the largest (0) to the smallest (1)")

@@ -10,6 +10,7 @@ from diagnostics.gradient_flow import norms
 from diagnostics.spectral import COLD_STEPS, golub_kahan, matrix_operator, random_start, singular_values
 
 EXACT_UP_TO = 64  # shorter side up to which all singular values cost no more than a few products
+RENEW_STEPS = 24  # at exact measurements: what follows starts within 1e-3 even if the largest values lie close together
 LARGEST_STACK = 2**26  # entries of matrices handled at once on a GPU
 
 
@@ -18,8 +19,8 @@ class MatrixNorms:
     """Singular values of a set of matrices, still on the device.
 
     Attributes:
-        values: Shape (4, matrices): Frobenius norm, largest and smallest singular value, and what the fast method took for
-            the largest (if it was checked); NaN where not computed.
+        values: Shape (4, matrices): Frobenius norm, largest and smallest singular value, and what the fast method took
+            for the largest (if it was checked); NaN where not computed.
         vectors: Right singular vectors of the fast method, to start the next measurement from, by name.
         spectra: All singular values, descending, where they were computed, by name.
     """
@@ -78,10 +79,10 @@ def _search(
     start = torch.stack([starts[name].to(stack) for name in names]) if warm else fresh
     found = golub_kahan(matrix_operator(stack), start, min(warm_steps if warm else COLD_STEPS, *stack.shape[1:]))
     vector = found.vectors
-    if warm and renew:
+    if renew:
         # A singular value that has overtaken the one being followed is found from a start that is not blind to it.
         fresh = fresh / torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
-        vector = golub_kahan(matrix_operator(stack), vector + 0.3 * fresh, min(COLD_STEPS, *stack.shape[1:])).vectors
+        vector = golub_kahan(matrix_operator(stack), vector + 0.3 * fresh, min(RENEW_STEPS, *stack.shape[1:])).vectors
     vectors.update(zip(names, vector, strict=True))
     return found.norms
 

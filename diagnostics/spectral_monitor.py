@@ -14,6 +14,7 @@ from diagnostics.spectral_convolution import (
     convolution_operator,
     is_circular,
     is_convolution,
+    plain_layer_name,
 )
 from diagnostics.spectral_matrices import MatrixNorms, matrix_norms
 from diagnostics.spectral_sample import Kind, SpectralSample
@@ -59,7 +60,7 @@ def find_matrices(module: nn.Module) -> list[Matrix]:
                 kind = "linear"
             elif is_convolution(owner) and parameter is getattr(owner, "weight", None):
                 kind = "convolution"
-            found.setdefault(parameter, Matrix(plain_name(name), parameter, kind, plain_name(layer), owner))
+            found.setdefault(parameter, Matrix(plain_name(name), parameter, kind, plain_layer_name(layer), owner))
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ class SpectralSample:
 
     Attributes:
         names: Parameter names, in the module's order.
-        kinds: "linear" and "convolution" for the weights of such layers, "other" for embeddings, attention and the like.
+        kinds: "linear" and "convolution" for the weights of such layers, "other" for embeddings, attention, ...
         sizes: Shorter side of the matrix, the number of its singular values.
         norms: Largest singular value of the weight, of a convolution that of the flattened kernel.
         stable_ranks: Squared Frobenius norm over squared largest singular value, between 1 and `sizes`.

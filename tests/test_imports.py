@@ -2,8 +2,13 @@
 
 import ast
 import gzip
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -146,15 +151,28 @@ def small_mnist(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def small_cifar(tmp_path) -> Path:
+    """CIFAR-10's batches as torchvision unpacks them, with 300 training and 60 test images."""
+    folder = tmp_path / "small/cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        pixels = np.arange(60 * 3072).reshape(60, 3072) % 251
+        content = {b"labels": [i % 10 for i in range(60)], b"data": pixels.astype(np.uint8)}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return tmp_path / "small"
+
+
 def test_configs_are_found():
     assert REPOSITORY / "configs/digits_mlp.yaml" in CONFIGS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
-def test_every_config_trains_for_a_step(steepest, small_mnist, path):
+def test_every_config_trains_for_a_step(steepest, request, path):
     words = ["fit", "--config", path, "--trainer.fast_dev_run", "true", "--trainer.enable_model_summary", "false"]
-    if "MNIST" in path.read_text():
-        words += ["--data.data_dir", small_mnist, "--data.validation_size", "20"]
+    for data, fixture in (("MNIST", "small_mnist"), ("CIFAR10", "small_cifar")):
+        if data in path.read_text():
+            words += ["--data.data_dir", request.getfixturevalue(fixture), "--data.validation_size", "20"]
     outcome = steepest(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
@@ -170,6 +188,11 @@ LAYERS = sorted(
 def test_every_layer_goes_on_top_of_a_config(steepest, path):
     limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
     if "strategy" in path.read_text():
-        limits += ["--trainer.devices", "1"]
+        # In a process of its own: gloo leaves a thread behind, without which processes forked later would wait for ever.
+        words = ["fit", "--config", REPOSITORY / "configs/digits_mlp.yaml", "--config", path, *limits]
+        command = [sys.executable, "-m", "steepest", *map(str, words), "--trainer.devices", "1"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        assert subprocess.run(command, env=environment, capture_output=True, timeout=200).returncode == 0
+        return
     outcome = steepest("fit", "--config", REPOSITORY / "configs/digits_mlp.yaml", "--config", path, *limits)
     assert outcome.code == 0, outcome.err

@@ -151,6 +151,7 @@ def test_batch_sizes():
         ({"split_seed": -1}, "split_seed must be at least 0, got -1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"random_crop": -1}, "random_crop must be at least 0, got -1"),
+        ({"cutout": -1}, "cutout must be at least 0, got -1"),
     ],
 )
 def test_bad_values_are_refused(options, message):

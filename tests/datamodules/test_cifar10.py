@@ -293,8 +293,8 @@ GOOD = encode(torch.zeros(3, 32, 32, dtype=torch.uint8))
 WRONG_ROWS = {
     "truncated image": (GOOD[:-30], 1, "image 1 of"),
     "corrupt image": (GOOD[:20] + b"\xff" * 40 + GOOD[60:], 1, "image 1 of"),
-    "no image": (b"<html>", 1, "do not decode"),
-    "empty image": (b"", 1, "do not decode"),
+    "no image": (b"<html>", 1, "are no JPEG or PNG image"),
+    "empty image": (b"", 1, "are no JPEG or PNG image"),
     "another size": (encode(torch.zeros(3, 28, 24, dtype=torch.uint8)), 1, "24 x 28 pixels instead of 32 x 32"),
     "path alone": (None, 1, "must have an image"),
     "no label": (GOOD, None, "whole number as label"),

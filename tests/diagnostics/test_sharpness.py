@@ -11,10 +11,9 @@ from diagnostics.sharpness import Sharpness, measure_sharpness
 from diagnostics.sharpness_history import SharpnessHistory
 from diagnostics.sharpness_limits import UnknownLimitError, filter_limit, linear_step, momentum_limit
 from diagnostics.sharpness_step import StepRecorder, weights_at
-from optim import autosgm, muon, references
+from optim import references
 from optim.autosgm import AutoSGM
 from optim.composite import Composite
-from optim.muon import Muon
 from optim.muon_adamw import MuonAdamW
 
 CURVATURE = 3.0
@@ -133,25 +132,26 @@ def frozen(optimizer: Any, weight: nn.Parameter, squares: float) -> Any:
     ],
 )
 def test_the_edge_of_a_frozen_preconditioner(make, options) -> None:
-    def sizes(lr: float) -> tuple[float, float]:
-        weight = matrix()
-        optimizer = frozen(make([weight], lr=lr, **options), weight, 4.0)
-        found, before = ratio(optimizer, weight), 0.0
-        for index in range(800):
+    def built(lr: float) -> tuple[Any, nn.Parameter]:
+        # Small enough that the second moment, whose beta is 1 to the last digit, does not notice any growth.
+        weight = matrix(1e-8)
+        return frozen(make([weight], lr=lr, **options), weight, 4.0), weight
+
+    def growth_at(lr: float) -> float:
+        optimizer, weight = built(lr)
+        sizes = []
+        for _ in range(160):
             weight.grad = CURVATURE * weight.detach()
             optimizer.step()
-            before = abs(weight.item()) if index == 399 else before
-        return found, abs(weight.item()) / before
+            sizes.append(abs(weight.item()))
+        return max(sizes[-10:]) / max(sizes[70:80])
 
     low, high = 1e-3, 1e3
     for _ in range(40):
         middle = math.sqrt(low * high)
-        weight = matrix()
-        edge = ratio(frozen(make([weight], lr=middle, **options), weight, 4.0), weight)
-        low, high = (middle, high) if edge < 1 else (low, middle)
-    assert sizes(0.99 * low)[0] == pytest.approx(0.99, rel=0.02)
-    assert sizes(0.99 * low)[1] < 1
-    assert sizes(1.01 * low)[1] > 1
+        low, high = (middle, high) if ratio(*built(middle)) < 1 else (low, middle)
+    assert growth_at(0.995 * low) < 1
+    assert growth_at(1.005 * low) > 1
 
 
 def trained(make: Any, steps: int = 3) -> tuple[Any, nn.Parameter, list[Tensor]]:
@@ -218,7 +218,7 @@ def test_what_has_no_limit_says_why() -> None:
         pass
 
     cases: list[tuple[Any, str]] = [
-        (Muon([weight], lr=0.1), "step of muon is not linear"),
+        (composite("muon")([weight], lr=0.1), "step of muon is not linear"),
         (MuonAdamW([weight], lr=0.1), "step of muon_adamw is not linear"),
         (composite("lion")([weight], lr=0.1), "step of lion is not linear"),
         (torch.optim.LBFGS([weight]), "no stability limit is known for LBFGS"),
@@ -232,8 +232,6 @@ def test_what_has_no_limit_says_why() -> None:
         with pytest.raises(UnknownLimitError, match=reason):
             linear_step([optimizer], [weight])
     assert linear_step([Renamed([weight], lr=0.1)], [weight]).threshold == pytest.approx(20)
-    assert autosgm is not None
-    assert muon is not None
 
 
 # --- the measurement ------------------------------------------------------------------------------------------------
@@ -287,7 +285,7 @@ def test_everything_against_the_dense_hessian(kind) -> None:
             curvature, count=3, tolerance=1e-10, max_products=40, step=step, update=update, radius=0.05,
             trace_probes=500, density_probes=20,
         )  # fmt: skip
-        matrix, gradient, value = hessian(network, loss), curvature.gradient, float(loss())
+        matrix, gradient, value = hessian(network, loss), curvature.gradient, float(loss().detach())
     recorder.remove()
     eigenvalues = torch.linalg.eigvalsh(matrix).flip(0)
     assert found.eigenvalues == pytest.approx(eigenvalues[:3].tolist(), rel=1e-7)
@@ -366,10 +364,10 @@ def test_the_history_keeps_the_newest_and_comes_back() -> None:
     for step in range(1, 8):
         eigenvalues = (float(step), 0.5)[: 1 + step % 2]
         history.append(step, Sharpness(0.0, 1.0, eigenvalues, (0.0,), 5, True, ratio=step / 10))
-    assert history.steps == [1, 3, 5, 7]
-    assert history["ratio"] == [0.1, 0.3, 0.5, 0.7]
+    assert history.steps == [1, 5, 7]
+    assert history["ratio"] == [0.1, 0.5, 0.7]
     assert all(map(math.isnan, history["rise"]))
-    assert history.eigenvalues[:, 0].tolist() == [1, 3, 5, 7]
+    assert history.eigenvalues[:, 0].tolist() == [1, 5, 7]
     again = SharpnessHistory()
     again.load_state_dict(history.state_dict())
     assert str(again.table()) == str(history.table())

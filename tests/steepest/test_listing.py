@@ -19,7 +19,7 @@ def wide(monkeypatch):
         ("schedules", SCHEDULES.names()),
         ("clippings", CLIPPINGS.names()),
         ("models", ["ImageClassifier", "DeepMLP", "SimpleMLP", "SmallCNN"]),
-        ("data", ["Digits", "MNIST", "FashionMNIST"]),
+        ("data", ["CIFAR10", "Digits", "MNIST", "FashionMNIST"]),
         ("callbacks", ["Checkpoints", "GradientFlowMonitor", "LearningRateTracker"]),
     ],
 )

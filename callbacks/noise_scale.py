@@ -1,0 +1,301 @@
+"""Watches how much of the gradient is noise."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.base import Diagnostic
+from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from diagnostics import noise_scale_figures
+from diagnostics.batches import batch_size, first_samples
+from diagnostics.guards import BatchNormMode
+from diagnostics.noise_scale import NoiseSample, NoiseScale, NoiseScaleAverage, noise_sample_of_sums
+from diagnostics.noise_scale_history import NoiseHistory
+from diagnostics.noise_scale_parts import PartRecorder, equal_parts, gradients_of_parts, square_norm
+from diagnostics.updates import optimizer_parameters
+
+FIGURE_INTERVAL = 60.0  # seconds
+
+
+class GradientNoiseScale(Diagnostic):
+    """The gradient noise scale (arXiv 1812.06162): below this batch size, larger batches save steps in proportion.
+
+    It compares the gradients of parts of a batch with their mean. With several ranks or accumulated micro-batches these
+    are the run's own gradients, at no further pass; otherwise the batch is cut into parts, which costs about as much as
+    a training step. Losses must be means over samples, and a sample is an entry along the batch's first dimension (a
+    sequence of a language model). The figure `noise_scale` and `noise_scale.json` appear at the end of the run (a
+    failed one too) and at most once a minute at the end of an epoch.
+
+    Scalars: `noise/scale` with its 95 % interval `noise/scale_low` and `noise/scale_high`, `noise/gradient_square` and
+    `noise/trace` (the averages it is the ratio of), `noise/effective_count` (of measurements in them),
+    `noise/half_difference` (|g1 - g2|²/2, the mean over pairs of this step's parts). Of a batch cut into parts they are
+    called `noise/<mode>_scale` and so on, by how batch normalization was set. What is undefined is a gap.
+
+    Args:
+        every_n_steps: Measure every so many optimizer steps; set it to None to use one of the next two. With several
+            ranks or micro-batches 1 is affordable.
+        every_n_epochs: Measure at the last step of every n-th epoch.
+        at_steps: Measure at these optimizer steps, counted from 1.
+        source: "training" uses the run's own gradients, "probe" cuts the batch of the step into parts, "auto" prefers
+            the first where it is possible (several ranks or micro-batches, automatic optimization).
+        splits: Parts to cut the batch into, on each rank, at least 2.
+        probe_batch: Samples of the batch to cut; None takes all.
+        batch_norm: Batch normalization of a probe by the statistics of each part, or by the running ones.
+        decay: Weight of a measurement relative to the next one, in (0, 1]; 0.95 lets about 39 measurements count.
+        figures: Draw the figure; without it only scalars and the JSON file are written.
+        max_overhead: Largest share of the training time to spend; None measures whenever due.
+        strict: Raise the error of a failed measurement instead of warning.
+
+    Raises:
+        ValueError: if an argument is out of range, or with "training" at the start of a run that has a single gradient
+            a step.
+    """
+
+    name = "noise_scale"
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 20,
+        every_n_epochs: int | None = None,
+        at_steps: Sequence[int] | None = None,
+        source: Literal["auto", "training", "probe"] = "auto",
+        splits: int = 4,
+        probe_batch: int | None = None,
+        batch_norm: BatchNormMode = "batch",
+        decay: float = 0.95,
+        figures: bool = True,
+        max_overhead: float | None = None,
+        strict: bool = False,
+    ) -> None:
+        if source not in ("auto", "training", "probe"):
+            raise ValueError(f"source must be 'auto', 'training' or 'probe', got {source!r}")
+        if batch_norm not in ("batch", "running"):
+            raise ValueError(f"batch_norm must be 'batch' or 'running', got {batch_norm!r}")
+        if splits < 2:
+            raise ValueError(f"splits must be at least 2, got {splits}")
+        if probe_batch is not None and probe_batch < splits:
+            raise ValueError(f"probe_batch must be None or at least splits={splits}, got {probe_batch}")
+        super().__init__(
+            every_n_steps=every_n_steps,
+            every_n_epochs=every_n_epochs,
+            at_steps=at_steps,
+            max_overhead=max_overhead,
+            strict=strict,
+        )
+        self.source = source
+        self.splits = splits
+        self.probe_batch = probe_batch
+        self.batch_norm: BatchNormMode = batch_norm
+        self.average = NoiseScaleAverage(decay)
+        self.figures = figures
+        self.history = NoiseHistory()
+        self._recorder: PartRecorder | None = None
+        self._size: int | None = None
+        self._collected: tuple[Tensor, list[int]] | None = None
+        self._divided = False
+        self._figures_written = 0.0
+
+    def summary(self) -> NoiseScale:
+        """What the measurements so far say, for tables at the end of a run."""
+        return self.average.result()
+
+    # --- the run's own gradients ------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a source that this run does not have."""
+        super().on_train_start(trainer, pl_module)
+        self._discard()
+        self._figures_written = time.monotonic()
+        if self.source == "training" and not self._own_gradients(trainer, pl_module):
+            raise ValueError(
+                "source='training' needs several ranks or trainer.accumulate_grad_batches above 1, and automatic "
+                "optimization: use source='probe'"
+            )
+
+    def _own_gradients(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        if self.source == "probe" or not pl_module.automatic_optimization:
+            return False
+        return trainer.world_size * trainer.accumulate_grad_batches > 1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Listen to the backward passes of a step that is due."""
+        if self._recorder is None:
+            if not self._due(trainer) or not self._own_gradients(trainer, pl_module):
+                return
+            with self.timed():
+                named = [pair for opt in trainer.optimizers for pair in optimizer_parameters(pl_module, opt)]
+                self._recorder = PartRecorder([parameter for _, parameter in named])
+        self._size = batch_size(batch)
+
+    def _due(self, trainer: Trainer) -> bool:
+        if self.due_after_step(trainer):
+            return True
+        # That a step is the last of an epoch is known too late if it has several micro-batches.
+        return trainer.accumulate_grad_batches > 1 and self.cadence.epoch_due(trainer.current_epoch)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close a part."""
+        if self._recorder is not None:
+            with self.timed():
+                self._recorder.end_part(self._size or 0)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Compare the parts with the gradient of the step."""
+        if self._recorder is None:
+            return
+        with self.timed():
+            recorder, self._recorder = self._recorder, None
+            recorder.remove()
+            self._divided = recorder.divided
+            gradients = [p.grad for _, p in optimizer_parameters(pl_module, optimizer) if p.grad is not None]
+            if not recorder.squares or not gradients:
+                return
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            loss_scale = scaler.get_scale() if scaler is not None else 1.0
+            # The sum of this rank's parts, each divided by `accumulate_grad_batches`, averaged over the ranks; fused
+            # optimizers have not taken the loss scale out of it yet.
+            unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
+            accumulated = trainer.accumulate_grad_batches
+            mean_factor = accumulated / len(recorder.squares) / (loss_scale if unscales else 1.0)
+            squares = torch.stack(recorder.squares) * (accumulated / loss_scale) ** 2
+            mean = square_norm(gradients).to(squares) * mean_factor**2
+            self._collected = torch.cat([squares, mean[None]]), recorder.sizes
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._collected = None
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
+        """Take this step's sample into the average; return what it says now."""
+        if self._own_gradients(trainer, pl_module):
+            sample, prefix = self._training_sample(trainer), "noise/"
+        else:
+            sample, prefix = self._probe_sample(trainer, pl_module, batch), f"noise/{self.batch_norm}_"
+        if not (math.isfinite(sample.gradient_square) and math.isfinite(sample.trace)):
+            self.warn_once(f"the gradient at step {trainer.global_step} is not finite and is left out", "nonfinite")
+            return {}
+        self.average.add(sample)
+        result = self.average.result()
+        self.history.append(trainer.global_step, sample, result)
+        scalars = {
+            "scale": result.scale,
+            "scale_low": result.low,
+            "scale_high": result.high,
+            "gradient_square": result.gradient_square,
+            "trace": result.trace,
+            "effective_count": result.effective_count,
+            "half_difference": sample.half_difference,
+        }
+        return {prefix + name: value for name, value in scalars.items()}
+
+    def _training_sample(self, trainer: Trainer) -> NoiseSample:
+        with self.together(trainer):
+            if self._divided:
+                raise MeasurementUnavailableError(
+                    "a parameter is shared between activation checkpoints, whose gradients come one by one: use "
+                    "source='probe'"
+                )
+            if self._collected is None:
+                raise MeasurementUnavailableError(f"no gradient was seen at step {trainer.global_step}")
+            squares, sizes = self._collected
+            if 0 in sizes:
+                raise MeasurementUnavailableError("the batch holds no tensor that tells its number of samples")
+        return self._sample(trainer, squares[:-1], squares[-1], sizes)
+
+    def _probe_sample(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> NoiseSample:
+        with self.together(trainer):
+            try:
+                chosen = batch if self.probe_batch is None else first_samples(batch, self.probe_batch)
+                parts = equal_parts(chosen, self.splits)
+            except ValueError as error:
+                raise MeasurementUnavailableError(str(error)) from error
+            parameters = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+            with probe(trainer, pl_module, batch, batch_norm=self.batch_norm):
+                losses = [partial(diagnostic_loss, pl_module, part) for part in parts]
+                squares, total = gradients_of_parts(losses, parameters)
+            torch._foreach_div_(total, len(parts))
+        if trainer.world_size > 1:
+            total = [self.reduce_mean(trainer, torch.cat([gradient.flatten() for gradient in total]))]
+        return self._sample(trainer, squares, square_norm(total).to(squares), [batch_size(parts[0]) or 0] * len(parts))
+
+    def _sample(self, trainer: Trainer, squares: Tensor, mean_square: Tensor, sizes: list[int]) -> NoiseSample:
+        # One reduction and one transfer: sums over this rank's parts, and the mean gradient all ranks know already.
+        own = torch.tensor(
+            [len(sizes), sum(1 / size for size in sizes), sum(sizes)], dtype=squares.dtype, device=squares.device
+        )
+        sums = self.reduce_mean(trainer, torch.cat([squares.sum()[None], own, mean_square[None]])).tolist()
+        square_sum, parts, inverse_sizes, samples = (trainer.world_size * value for value in sums[:4])
+        if parts < 1.5:
+            raise MeasurementUnavailableError(
+                f"step {trainer.global_step} had one gradient only, which tells nothing about its noise"
+            )
+        return noise_sample_of_sums(square_sum, sums[4], parts, inverse_sizes, samples)
+
+    # --- figures and files ------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the figure up to date, at most once a minute."""
+        if trainer.is_global_zero and time.monotonic() - self._figures_written > FIGURE_INTERVAL:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the figure and the file; say so if there is no result."""
+        self._discard()
+        self._write(trainer)
+        if len(self.history) and math.isnan(self.summary().scale):
+            self.warn_once(f"the noise scale is {self.summary().verdict}", "undefined")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As at the end of training: what led to a failure is worth seeing."""
+        self._discard()
+        self._write(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the parameters alone."""
+        self._discard()
+
+    def _discard(self) -> None:
+        self._collected = None
+        if self._recorder is not None:
+            self._recorder.remove()
+            self._recorder = None
+
+    def _write(self, trainer: Trainer) -> None:
+        if not len(self.history) or not trainer.is_global_zero:
+            return
+        with self.timed(), self.forgiven(trainer):
+            result, step = self.summary(), self.history.steps[-1]
+            if self.figures:
+                self.write_figure(trainer, "noise_scale", noise_scale_figures.noise_scale(result, self.history), step)
+            report = {"step": step, "unit": "samples", "verdict": result.verdict, **dataclasses.asdict(result)}
+            self.write_json(trainer, "noise_scale", {**report, "history": self.history.table()})
+        self._figures_written = time.monotonic()
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and the history."""
+        return {
+            **super().state_dict(),
+            "average": self.average.state_dict(),
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue a resumed run's averages."""
+        super().load_state_dict(state_dict)
+        self.average.load_state_dict(state_dict["average"])
+        self.history.load_state_dict(state_dict["history"])
