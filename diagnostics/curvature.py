@@ -136,10 +136,12 @@ class Curvature:
         return total / len(self.losses)
 
     def _mean(self, product_of: Callable[["_Graph", Tensor], Tensor], vector: Tensor) -> Tensor:
-        total = torch.zeros_like(vector)
+        total: Tensor | None = None
         for index, loss in enumerate(self.losses):
-            total += product_of(self._graphs[index] if self._graphs else self._build(loss), vector)
-        return total / len(self.losses)
+            own = product_of(self._graphs[index] if self._graphs else self._build(loss), vector)
+            total = own if total is None else total.add_(own)
+        assert total is not None
+        return total if len(self.losses) == 1 else total.div_(len(self.losses))
 
     def _build(self, loss: Loss) -> "_Graph":
         with torch.enable_grad(), differentiable_twice():

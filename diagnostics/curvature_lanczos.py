@@ -33,10 +33,10 @@ class Eigenpairs:
 class Lanczos:
     """An orthonormal basis of the space of v, A v, A A v, ... in which A is tridiagonal.
 
-    Every new vector is orthogonalized twice against all former ones, so that no eigenvalue appears as a ghost.
+    Every new vector is orthogonalized against all former ones once more, so that no eigenvalue appears as a ghost.
 
     Args:
-        product: Multiplies by A; must not keep or change its argument.
+        product: Multiplies by A; must not keep or change its argument, a view.
         start: First vector, of any length but 0.
 
     Attributes:
@@ -53,8 +53,8 @@ class Lanczos:
         norm = float(torch.linalg.vector_norm(start))
         if not 0.0 < norm < math.inf:
             raise FloatingPointError(f"a search for eigenvalues cannot start from a vector of norm {norm}")
-        self._rows = start.new_empty(min(FIRST_ROWS, start.numel()), start.numel())
-        self._rows[0] = start / norm
+        self._rows = start.new_empty(min(FIRST_ROWS, start.numel() + 1), start.numel())
+        torch.div(start, norm, out=self._rows[0])
 
     @property
     def basis(self) -> Tensor:
@@ -64,27 +64,32 @@ class Lanczos:
     def step(self) -> None:
         """Take a product and extend the basis."""
         count = len(self.diagonal) + 1
-        basis = self._rows[:count]
-        image = self.product(basis[-1])
-        along = basis @ image
-        image = torch.addmv(image, basis.T, along, alpha=-1)
-        again = basis @ image
-        image = torch.addmv(image, basis.T, again, alpha=-1)
-        diagonal, rest = torch.stack([along[-1] + again[-1], torch.linalg.vector_norm(image)]).tolist()
-        self.diagonal.append(diagonal)
-        self.off_diagonal.append(rest)
+        if count == self._rows.shape[0]:
+            grown = self._rows.new_empty(2 * count, self._rows.shape[1])
+            grown[:count] = self._rows
+            self._rows = grown
+        basis, new = self._rows[:count], self._rows[count]
+        new.copy_(self.product(basis[-1]))  # and worked on in place: large vectors cost more to allocate than to add
+        diagonal = torch.dot(basis[-1], new)
+        new.sub_(basis[-1] * diagonal)
+        again = basis @ new
+        new.addmv_(basis.T, again, alpha=-1)
+        entries = torch.stack([diagonal + again[-1], torch.linalg.vector_norm(new)]).tolist()
+        self.diagonal.append(entries[0])
+        self.off_diagonal.append(entries[1])
         scale = max(map(abs, self.diagonal + self.off_diagonal))
-        self.exhausted = count == basis.shape[1] or rest <= 10 * torch.finfo(image.dtype).eps * scale
+        self.exhausted = count == basis.shape[1] or entries[1] <= 10 * torch.finfo(new.dtype).eps * scale
         if not self.exhausted:
-            self._append(image / rest)
+            new.div_(entries[1])
 
     def restart(self, vector: Tensor) -> None:
         """Leave an exhausted space in a new direction, for eigenvalues that appear several times."""
-        basis = self.basis
+        basis, new = self.basis, self._rows[len(self.diagonal)]
+        new.copy_(vector)
         for _ in range(2):
-            vector = torch.addmv(vector, basis.T, basis @ vector, alpha=-1)
+            new.addmv_(basis.T, basis @ new, alpha=-1)
+        new.div_(torch.linalg.vector_norm(new))
         self.off_diagonal[-1] = 0.0
-        self._append(vector / torch.linalg.vector_norm(vector))
         self.exhausted = False
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -94,14 +99,6 @@ class Lanczos:
         matrix += torch.diag(between, 1) + torch.diag(between, -1)
         values, vectors = torch.linalg.eigh(matrix)
         return values.flip(0), vectors.flip(1)
-
-    def _append(self, vector: Tensor) -> None:
-        count = len(self.diagonal)
-        if count == self._rows.shape[0]:
-            grown = self._rows.new_empty(2 * count, self._rows.shape[1])
-            grown[:count] = self._rows
-            self._rows = grown
-        self._rows[count] = vector
 
 
 def largest_eigenvalues(

@@ -35,8 +35,7 @@ def sharpness_over_time(history: SharpnessHistory, matrix: str = "Hessian") -> F
     panels = list(figure.subplots(3 if apart else 2, 1, sharex=True, height_ratios=[2, 2, 1.4] if apart else [2, 1.4]))
     top, bottom = panels[0], panels[-1]
     for index in range(raw.shape[1] - 1, 0, -1):
-        label = f"2nd to {raw.shape[1]}th" if raw.shape[1] > 2 else "2nd"
-        _line(top, steps, raw[:, index].tolist(), GRAY, label if index == 1 else None, width=0.9)
+        _line(top, steps, raw[:, index].tolist(), GRAY, "the next ones" if index == 1 else None, width=0.9)
     _line(top, steps, raw[:, 0].tolist(), BLUE, f"largest eigenvalue of the {matrix}")
     top.set_ylabel("curvature")
     top.set_title("Sharpness", loc="left")

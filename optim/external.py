@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from optim.checks import check_number
+from optim.foreign import keep_gradients
 from optim.grouping import parameter_groups
 from optim.naming import keep_names
 from optim.registry import OPTIMIZERS
@@ -19,6 +20,8 @@ def external(
     matrix_weight_decay: float | None = None,
 ) -> Optimizer:
     """Any `torch.optim.Optimizer` subclass, from PyTorch, another package or your own file.
+
+    Steps of classes other than PyTorch's work on copies of the gradients, since many of them change or drop `p.grad`.
 
     Args:
         module: The model; its trainable parameters are optimized.
@@ -43,4 +46,6 @@ def external(
         raise ValueError(f"algorithm must make a torch.optim.Optimizer, not a {type(optimizer).__name__}")
     if matrix_weight_decay is not None and "weight_decay" not in optimizer.defaults:
         raise ValueError(f"{type(optimizer).__name__} has no weight_decay: leave matrix_weight_decay out")
+    if not type(optimizer).__module__.startswith("torch."):
+        keep_gradients(optimizer)
     return keep_names(optimizer, module)

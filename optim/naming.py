@@ -49,7 +49,9 @@ def matched_by_name(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[st
         return state_dict
     _check_same_names([group["param_names"] for group in saved], [group["param_names"] for group in own])
 
-    groups, state, position = [], {}, 0
+    of_parameters = {index for group in saved for index in group["params"]}
+    state = {key: entry for key, entry in state_dict["state"].items() if key not in of_parameters}
+    groups, position = [], 0
     by_members = {frozenset(group["param_names"]): group for group in saved}
     for group in own:
         source = by_members[frozenset(group["param_names"])]
@@ -84,7 +86,7 @@ def _check_same_names(saved: list[list[str]], own: list[list[str]]) -> None:
 
 
 def _check_shape(name: str, shape: Any, entry: dict[str, Any]) -> None:
-    # A tensor of state that has as many dimensions as the parameter belongs to its elements.
+    # State of these names is an entry for an entry of the parameter, in all of PyTorch's optimizers and ours.
     for key, value in entry.items():
         if (
             key in ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg")

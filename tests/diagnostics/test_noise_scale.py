@@ -216,13 +216,14 @@ def test_recorder_sees_each_backward_pass_alone(sparse) -> None:
     torch.manual_seed(0)
     table, head = nn.Embedding(6, 4, sparse=sparse), nn.Linear(4, 2)
     parameters = [table.weight, head.weight, head.bias]
+    losses = [
+        lambda part=part: head(head(table(part)).repeat(1, 2)).square().mean()  # used twice: the sum arrives
+        for part in torch.tensor([[0, 1], [1, 5], [2, 2]])
+    ]
+    expected = [[gradient.to_dense() for gradient in torch.autograd.grad(loss(), parameters)] for loss in losses]
     recorder = PartRecorder(parameters)
-    expected = []
-    for part in torch.tensor([[0, 1], [1, 5], [2, 2]]):
-        loss = head(table(part)).square().mean() / 3  # used twice: the sum arrives
-        expected.append([gradient.to_dense() for gradient in torch.autograd.grad(loss, parameters, retain_graph=True)])
-        recorder.squares, recorder._norms = recorder.squares, {}  # autograd.grad has called the hooks as well
-        loss.backward()
+    for loss in losses:
+        loss().backward()
         recorder.end_part(2)
     sums = [sum(float(gradient.double().square().sum()) for gradient in part) for part in expected]
     assert torch.stack(recorder.squares).tolist() == pytest.approx(sums, rel=1e-6)

@@ -53,3 +53,21 @@ def test_bad_input_is_refused() -> None:
         external(nn.Linear(2, 2, bias=False), torch.optim.LBFGS, matrix_weight_decay=0.1)
     with pytest.raises(ValueError, match=r"\Amatrix_weight_decay must be a finite number in \[0, inf\), not -1\Z"):
         external(network(), torch.optim.NAdam, matrix_weight_decay=-1)
+
+
+class Greedy(torch.optim.SGD):
+    """Drops the gradients it has used."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        self.zero_grad()
+        return loss
+
+
+def test_gradients_survive_the_steps_of_somebody_elses_class() -> None:
+    module = network()
+    optimizer = external(module, partial(Greedy, lr=0.1))
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in module.parameters())
