@@ -6,17 +6,21 @@ What is imported here can be named without a path on the command line: `--traine
 from callbacks.checkpoints import Checkpoints
 from callbacks.gradient_flow import GradientFlowMonitor
 from callbacks.learning_rate import LearningRateTracker
+from callbacks.noise_scale import GradientNoiseScale
 from callbacks.progress_bar import StepProgressBar
 from callbacks.schedule_free import ScheduleFreeSwitch
 from callbacks.sharpness import SharpnessProbe
+from callbacks.spectral_norm import SpectralNormTracker
 from callbacks.step_seed import StepSeed
 
 __all__ = [
     "Checkpoints",
     "GradientFlowMonitor",
+    "GradientNoiseScale",
     "LearningRateTracker",
     "ScheduleFreeSwitch",
     "SharpnessProbe",
+    "SpectralNormTracker",
     "StepProgressBar",
     "StepSeed",
 ]

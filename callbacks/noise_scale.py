@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -29,9 +30,9 @@ class GradientNoiseScale(Diagnostic):
     """The gradient noise scale (arXiv 1812.06162): below this batch size, larger batches save steps in proportion.
 
     It compares the gradients of parts of a batch with their mean. With several ranks or accumulated micro-batches these
-    are the run's own gradients, at no further pass; otherwise the batch is cut into parts, which costs about as much as
-    a training step. Losses must be means over samples, and a sample is an entry along the batch's first dimension (a
-    sequence of a language model). The figure `noise_scale` and `noise_scale.json` appear at the end of the run (a
+    are the run's own gradients, at no further pass; otherwise the batch is cut into parts before the step, which costs
+    about as much as one. Losses must be means over samples, and a sample is an entry along the batch's first dimension
+    (a sequence of a language model). The figure `noise_scale` and `noise_scale.json` appear at the end of the run (a
     failed one too) and at most once a minute at the end of an epoch.
 
     Scalars: `noise/scale` with its 95 % interval `noise/scale_low` and `noise/scale_high`, `noise/gradient_square` and
@@ -49,7 +50,8 @@ class GradientNoiseScale(Diagnostic):
         splits: Parts to cut the batch into, on each rank, at least 2.
         probe_batch: Samples of the batch to cut; None takes all.
         batch_norm: Batch normalization of a probe by the statistics of each part, or by the running ones.
-        decay: Weight of a measurement relative to the next one, in (0, 1]; 0.95 lets about 39 measurements count.
+        decay: Weight of a measurement relative to the next one, in (0, 1]; 0.95 lets about 39 measurements count. Where
+            gradients shrink faster than that, old ones prevail and a smaller decay is better.
         figures: Draw the figure; without it only scalars and the JSON file are written.
         max_overhead: Largest share of the training time to spend; None measures whenever due.
         strict: Raise the error of a failed measurement instead of warning.
@@ -101,6 +103,8 @@ class GradientNoiseScale(Diagnostic):
         self._size: int | None = None
         self._collected: tuple[Tensor, list[int]] | None = None
         self._divided = False
+        self._probed: NoiseSample | None = None
+        self._probed_step = -1
         self._figures_written = 0.0
 
     def summary(self) -> NoiseScale:
@@ -126,20 +130,23 @@ class GradientNoiseScale(Diagnostic):
         return trainer.world_size * trainer.accumulate_grad_batches > 1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Listen to the backward passes of a step that is due."""
+        """Listen to the backward passes of a step that is due, or probe its batch."""
         if self._recorder is None:
-            if not self._due(trainer) or not self._own_gradients(trainer, pl_module):
+            due = self.due_after_step(trainer)
+            # That a step is the last of an epoch is known too late if it has several micro-batches.
+            if not due and not (trainer.accumulate_grad_batches > 1 and self.cadence.epoch_due(trainer.current_epoch)):
+                return
+            if not self._own_gradients(trainer, pl_module):
+                if due and self._probed_step != trainer.global_step:
+                    # Before the step: afterwards the batch is no fresh sample any more, its gradient has been used.
+                    self._probed_step = trainer.global_step
+                    with self.timed():
+                        self._probed = self.attempt(trainer, lambda: self._probe_sample(trainer, pl_module, batch))
                 return
             with self.timed():
                 named = [pair for opt in trainer.optimizers for pair in optimizer_parameters(pl_module, opt)]
                 self._recorder = PartRecorder([parameter for _, parameter in named])
         self._size = batch_size(batch)
-
-    def _due(self, trainer: Trainer) -> bool:
-        if self.due_after_step(trainer):
-            return True
-        # That a step is the last of an epoch is known too late if it has several micro-batches.
-        return trainer.accumulate_grad_batches > 1 and self.cadence.epoch_due(trainer.current_epoch)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close a part."""
@@ -183,7 +190,10 @@ class GradientNoiseScale(Diagnostic):
         if self._own_gradients(trainer, pl_module):
             sample, prefix = self._training_sample(trainer), "noise/"
         else:
-            sample, prefix = self._probe_sample(trainer, pl_module, batch), f"noise/{self.batch_norm}_"
+            sample, prefix = self._probed, f"noise/{self.batch_norm}_"
+            self._probed = None
+        if sample is None:  # said by a warning
+            return {}
         if not (math.isfinite(sample.gradient_square) and math.isfinite(sample.trace)):
             self.warn_once(f"the gradient at step {trainer.global_step} is not finite and is left out", "nonfinite")
             return {}
@@ -256,7 +266,7 @@ class GradientNoiseScale(Diagnostic):
         self._discard()
         self._write(trainer)
         if len(self.history) and math.isnan(self.summary().scale):
-            self.warn_once(f"the noise scale is {self.summary().verdict}", "undefined")
+            rank_zero_info(f"{type(self).__name__}: the noise scale is {self.summary().verdict}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """As at the end of training: what led to a failure is worth seeing."""
@@ -268,7 +278,7 @@ class GradientNoiseScale(Diagnostic):
         self._discard()
 
     def _discard(self) -> None:
-        self._collected = None
+        self._collected, self._probed, self._probed_step = None, None, -1
         if self._recorder is not None:
             self._recorder.remove()
             self._recorder = None

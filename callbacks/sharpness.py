@@ -32,7 +32,7 @@ class SharpnessProbe(Diagnostic):
     Everything is measured at the weights from which a real step was taken, with that step's learning rate and
     preconditioner: sharpness; sharpness as the optimizer sees it, with its stability threshold and their ratio (SGD,
     momentum, Nesterov, Adam, AdamW, RMSprop, Adagrad, AutoSGM); for every optimizer the ratio along its real update. A
-    probe costs 7 to 13 gradients of the probe batch, about twice that with a preconditioner. The figure `sharpness`,
+    probe costs 10 to 30 gradients of the probe batch, about twice that with a preconditioner. The figure `sharpness`,
     `spectrum` with a density, and `sharpness.json` appear at the end of the run (a failed one too) and at most once a
     minute at the end of an epoch.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
 FIRST_ROWS = 8  # most searches end within so many steps
+CANCELLATION = 0.01  # of the matrix's size: a new vector that short has lost two digits
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,16 @@ class Lanczos:
         new.sub_(basis[-1] * diagonal)
         again = basis @ new
         new.addmv_(basis.T, again, alpha=-1)
-        entries = torch.stack([diagonal + again[-1], torch.linalg.vector_norm(new)]).tolist()
-        self.diagonal.append(entries[0])
-        self.off_diagonal.append(entries[1])
-        scale = max(map(abs, self.diagonal + self.off_diagonal))
-        self.exhausted = count == basis.shape[1] or entries[1] <= 10 * torch.finfo(new.dtype).eps * scale
+        entry, rest = torch.stack([diagonal + again[-1], torch.linalg.vector_norm(new)]).tolist()
+        self.diagonal.append(entry)
+        scale = max(map(abs, (*self.diagonal, *self.off_diagonal, rest)))
+        if rest < CANCELLATION * scale:  # what is left is rounding errors in large part
+            new.addmv_(basis.T, basis @ new, alpha=-1)
+            rest = float(torch.linalg.vector_norm(new))
+        self.off_diagonal.append(rest)
+        self.exhausted = count == basis.shape[1] or rest <= 10 * torch.finfo(new.dtype).eps * scale
         if not self.exhausted:
-            new.div_(entries[1])
+            new.div_(rest)
 
     def restart(self, vector: Tensor) -> None:
         """Leave an exhausted space in a new direction, for eigenvalues that appear several times."""
@@ -113,6 +117,7 @@ def largest_eigenvalues(
     """The largest (not the largest in magnitude) eigenvalues of a symmetric matrix.
 
     It stops when all values have changed by less than the tolerance in two successive steps, at the earliest after 4.
+    An eigenvalue that appears several times, which networks do not have, may be found less often.
 
     Args:
         product: Multiplies a vector by the matrix.

@@ -104,8 +104,9 @@ def _unknown_choice(key: str, name: str) -> str:
 
 
 def _wrong_class(option: str, path: str, base: str) -> str:
-    kind = base.removeprefix("Registered").lower()
-    if kind not in _REGISTRIES:
+    base = base.removeprefix("Registered")
+    kind = base.lower()
+    if kind not in _REGISTRIES or " of " in option:  # "algorithm of external" takes any class of the kind
         return f"{option}: {path} is not {'an' if base[0] in 'AEIO' else 'a'} {base}"
     hint = f"; wrap a class by --optimizer external --optimizer.algorithm {path}" if kind == "optimizer" else ""
     return f"{option}: {path} is not a registered {kind}. Allowed: {', '.join(_choices(kind))}{hint}"

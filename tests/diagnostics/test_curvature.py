@@ -127,6 +127,21 @@ def test_several_batches_are_averaged(matrix, memory) -> None:
     assert torch.allclose(dense(parts), expected)
 
 
+def test_batch_normalization_over_several_batches() -> None:
+    network, _ = problem("batch_norm")
+    inputs, labels = torch.randn(12, 6, dtype=torch.float64), torch.arange(12) % 2
+    parameters = list(network.parameters())
+
+    def loss_of(part: slice):
+        return lambda: functional.cross_entropy(network(inputs[part]), labels[part])
+
+    losses = [loss_of(slice(0, 6)), loss_of(slice(6, 12))]
+    with undisturbed(network):
+        expected = sum(dense(Curvature([loss], parameters)) for loss in losses) / 2
+        assert torch.allclose(dense(Curvature(losses, parameters)), expected)
+        assert torch.allclose(dense(Curvature(losses, parameters, memory="recompute")), expected)
+
+
 def gauss_newton(network: nn.Module, inputs: Tensor) -> Tensor:
     """J' H_o J from the Jacobian of every output and the known Hessian of softmax and cross-entropy."""
     parameters = list(network.parameters())
@@ -261,18 +276,32 @@ def symmetric(eigenvalues: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return basis @ torch.diag(eigenvalues) @ basis.T, torch.randn(len(eigenvalues), generator=generator).double()
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=30), st.integers(0, 99), st.integers(1, 4)
-)
-def test_every_spectrum_is_found_to_the_last_digit_when_asked_for(spectrum, seed, count) -> None:
-    eigenvalues = torch.tensor(spectrum, dtype=torch.float64)
+def search(eigenvalues: Tensor, seed: int, count: int) -> tuple[tuple[float, ...], list[float], float]:
     matrix, start = symmetric(eigenvalues, seed)
     found = largest_eigenvalues(
         lambda v: matrix @ v, start, count, tolerance=1e-14, max_products=200, generator=torch.Generator()
     )
     expected = eigenvalues.sort(descending=True).values[:count]
-    assert torch.tensor(found.values) == pytest.approx(expected, abs=1e-6 * (1 + eigenvalues.abs().max().item()))
+    return found.values, expected.tolist(), 1e-6 * (1 + eigenvalues.abs().max().item())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-10, 10, allow_subnormal=False), min_size=1, max_size=30), st.integers(0, 99))
+def test_the_largest_is_found_to_the_last_digit_when_asked_for(spectrum, seed) -> None:
+    found, expected, error = search(torch.tensor(spectrum, dtype=torch.float64), seed, 1)
+    assert found == pytest.approx(expected, abs=error)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(-50, 50), min_size=1, max_size=30), st.integers(0, 99), st.integers(2, 4))
+def test_several_different_ones_are_found(spectrum, seed, count) -> None:
+    found, expected, error = search(torch.tensor(sorted(spectrum), dtype=torch.float64), seed, count)
+    assert found == pytest.approx(expected, abs=error)
+
+
+def test_one_that_appears_several_times_is_found_as_often() -> None:
+    found, expected, error = search(torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0], dtype=torch.float64), 0, 4)
+    assert found == pytest.approx(expected, abs=error)
 
 
 def test_eigenvectors_and_residuals() -> None:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diagnostics.curvature import Curvature
+from diagnostics.curvature_estimates import Density
 from diagnostics.sharpness import Sharpness, measure_sharpness
+from diagnostics.sharpness_figures import sharpness_over_time, spectrum
 from diagnostics.sharpness_history import SharpnessHistory
 from diagnostics.sharpness_limits import UnknownLimitError, filter_limit, linear_step, momentum_limit
 from diagnostics.sharpness_step import StepRecorder, weights_at
@@ -373,3 +375,39 @@ def test_the_history_keeps_the_newest_and_comes_back() -> None:
     assert str(again.table()) == str(history.table())
     with pytest.raises(ValueError, match="at least 2, got 1"):
         SharpnessHistory(1)
+
+
+def lines(axes: Any) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+
+
+def test_the_figure_has_a_panel_more_where_the_optimizer_preconditions() -> None:
+    plain, scaled = SharpnessHistory(), SharpnessHistory()
+    for step, value in ((10, 4.0), (20, 6.0)):
+        common = {"products": 5, "converged": True, "residuals": (0.0,), "directional_ratio": None}
+        plain.append(
+            step, Sharpness(0.1, 1.0, (value, 1.0), threshold=5.0, preconditioned=value, ratio=value / 5, **common)
+        )  # type: ignore[arg-type]
+        scaled.append(
+            step, Sharpness(0.1, 1.0, (value,), threshold=math.inf, preconditioned=900.0, ratio=0.1, **common)
+        )  # type: ignore[arg-type]
+    top, bottom = sharpness_over_time(plain).axes
+    assert lines(top)["largest eigenvalue of the Hessian"] == [4.0, 6.0]
+    assert lines(top)["stability threshold"] == [5.0, 5.0]
+    assert lines(top)["the next ones"] == [1.0, 1.0]
+    assert lines(bottom)["sharpness / threshold"] == [0.8, 1.2]
+    assert bottom.get_xlabel() == "optimizer step"
+    # An infinite threshold, of a learning rate of zero, is no line.
+    assert "stability threshold" not in lines(sharpness_over_time(scaled).axes[0])
+    scaled.append(30, Sharpness(0.1, 1.0, (2.0,), (0.0,), 5, True, threshold=800.0, preconditioned=900.0, ratio=1.1))
+    panels = sharpness_over_time(scaled, "Gauss-Newton matrix").axes
+    assert len(panels) == 3
+    assert "largest eigenvalue of the Gauss-Newton matrix" in lines(panels[0])
+
+
+def test_the_spectrum_integrates_to_one() -> None:
+    figure = spectrum(Density((-1.0, 0.0, 5.0), (0.25, 0.5, 0.25)), 7, (5.0,))
+    curve = figure.axes[0].get_lines()[0]
+    grid, values = torch.tensor(curve.get_xdata()), torch.tensor(curve.get_ydata())
+    assert float(torch.trapezoid(values, grid)) == pytest.approx(1.0, rel=1e-3)
+    assert figure.axes[0].get_title(loc="left") == "Spectrum of the Hessian at step 7"
