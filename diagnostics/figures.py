@@ -36,7 +36,7 @@ def gradient_norms(flow: GradientFlow, history: FlowHistory) -> Figure:
     ranges = _ranges(flow, history)
     foot, head = _limits(flow, ranges)
 
-    figure = Figure(figsize=(8.0, _height(len(layers))), layout="constrained")
+    figure = Figure(figsize=(8.0, height_of_rows(len(layers))), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     places = {
@@ -72,7 +72,7 @@ def gradient_norms(flow: GradientFlow, history: FlowHistory) -> Figure:
     axes.set_title(f"Gradient norm by layer at step {history.steps[-1]:,}", loc="left")
     axes.grid(axis="x", color="0.85", linewidth=0.6)
     axes.set_axisbelow(True)
-    _label_rows(axes, layers, offset=0.0)
+    label_rows(axes, layers, offset=0.0)
     handles: list[Patch | Line2D] = [Patch(color=COLORS[role], label=LABELS[role]) for role in _present(flow.roles)]
     handles.append(Line2D([], [], color="black", linewidth=1.0, label="range over the run"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -93,7 +93,7 @@ def heat_maps(flow: GradientFlow, history: FlowHistory) -> Figure:
     """
     rows = [index for role in _present(flow.roles) for index, own in enumerate(flow.roles) if own == role]
     names = [flow.names[index] for index in rows]
-    figure = Figure(figsize=(13.0, _height(len(names))), layout="constrained")
+    figure = Figure(figsize=(13.0, height_of_rows(len(names))), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _heat_map(figure, left, history.steps, history.gradient_norms[:, rows], "viridis", None)
     left.set_title("Gradient norm", loc="left")
@@ -105,7 +105,7 @@ def heat_maps(flow: GradientFlow, history: FlowHistory) -> Figure:
             border += flow.roles.count(role)
             axes.axhline(border, color="white", linewidth=3.0)
     left.set_ylim(len(names), 0)
-    _label_rows(left, names, offset=0.5)
+    label_rows(left, names, offset=0.5)
     right.tick_params(axis="y", length=0)
     return figure
 
@@ -116,7 +116,7 @@ def _heat_map(
     logs = torch.where(torch.isfinite(table) & (table > 0), table, torch.nan).log10()
     low, high = _color_limits(logs, center)
     mesh = axes.pcolormesh(
-        _edges(steps),
+        step_edges(steps),
         range(table.shape[1] + 1),
         logs.T.numpy(),
         cmap=colormaps[colors].with_extremes(bad="0.75"),
@@ -142,7 +142,8 @@ def _color_limits(logs: Tensor, center: float | None) -> tuple[float, float]:
     return low - 0.05, high + 0.05
 
 
-def _edges(steps: Sequence[int]) -> list[float]:
+def step_edges(steps: Sequence[int]) -> list[float]:
+    """Edges of the columns of a heat map over steps: one more than steps, halfway between neighbours."""
     gaps = [after - before for before, after in pairwise(steps)] or [1]
     middles = [(before + after) / 2 for before, after in pairwise(steps)]
     return [steps[0] - gaps[0] / 2, *middles, steps[-1] + gaps[-1] / 2]
@@ -176,11 +177,13 @@ def _present(roles: Sequence[str]) -> list[str]:
     return [role for role in COLORS if role in roles]
 
 
-def _height(rows: int) -> float:
+def height_of_rows(rows: int) -> float:
+    """Height of a figure, in inches, with so many labelled rows."""
     return min(14.0, max(3.2, 1.6 + 0.2 * rows))
 
 
-def _label_rows(axes: Axes, names: list[str], offset: float) -> None:
+def label_rows(axes: Axes, names: list[str], offset: float) -> None:
+    """Write names beside rows, every few of them where they would overlap."""
     every = math.ceil(len(names) / MOST_TICKS)
     shown = range(0, len(names), every)
     axes.set_yticks([index + offset for index in shown], [names[index] for index in shown])

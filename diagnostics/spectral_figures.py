@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diagnostics.figures import _edges, _height, _label_rows
+from diagnostics.figures import height_of_rows, label_rows, step_edges
 from diagnostics.spectral_history import SpectralHistory
 from diagnostics.spectral_sample import SpectralSample
 
@@ -29,7 +29,7 @@ def by_layer(sample: SpectralSample, history: SpectralHistory) -> Figure:
     Returns:
         A figure with the first layer at the top: norms on the left, stable ranks on the right, both logarithmic.
     """
-    figure = Figure(figsize=(12.0, _height(len(sample.names)) + 0.6), layout="constrained")
+    figure = Figure(figsize=(12.0, height_of_rows(len(sample.names)) + 0.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     _dots(left, sample.norms, history["norms"], WEIGHT, "o", "weight")
     if not _all_nan(sample.operator_norms):
@@ -50,7 +50,7 @@ def by_layer(sample: SpectralSample, history: SpectralHistory) -> Figure:
         axes.set_xscale("log")
         axes.grid(axis="x", color="0.85", linewidth=0.6)
         axes.set_axisbelow(True)
-    _label_rows(left, list(sample.names), offset=0.0)
+    label_rows(left, list(sample.names), offset=0.0)
     right.tick_params(axis="y", length=0)
     handles, labels = left.get_legend_handles_labels()
     more, texts = right.get_legend_handles_labels()
@@ -97,7 +97,9 @@ def heat_maps(sample: SpectralSample, history: SpectralHistory) -> Figure:
         ),
     ]
     panels = [panel for panel in panels if not torch.isnan(panel[1]).all()] or panels[:1]
-    figure = Figure(figsize=(2.0 + 3.6 * len(panels), max(3.8, _height(len(sample.names)))), layout="constrained")
+    figure = Figure(
+        figsize=(2.0 + 3.6 * len(panels), max(3.8, height_of_rows(len(sample.names)))), layout="constrained"
+    )
     for axes, (title, table, colors, label) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
     ):
@@ -105,7 +107,7 @@ def heat_maps(sample: SpectralSample, history: SpectralHistory) -> Figure:
         axes.set_title(title, loc="left")
         if axes.get_subplotspec().is_first_col():
             axes.set_ylim(len(sample.names), 0)
-            _label_rows(axes, list(sample.names), offset=0.5)
+            label_rows(axes, list(sample.names), offset=0.5)
         else:
             axes.tick_params(axis="y", length=0)
     return figure
@@ -165,7 +167,7 @@ def _heat_map(figure: Figure, axes: Axes, steps: Sequence[int], table: Tensor, c
     finite = logs[torch.isfinite(logs)]
     low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (-1.0, 0.0)
     mesh = axes.pcolormesh(
-        _edges(steps),
+        step_edges(steps),
         range(table.shape[1] + 1),
         logs.T.numpy(),
         cmap=colormaps[colors].with_extremes(bad="0.75"),

@@ -48,4 +48,7 @@ def external(
         raise ValueError(f"{type(optimizer).__name__} has no weight_decay: leave matrix_weight_decay out")
     if not type(optimizer).__module__.startswith("torch."):
         keep_gradients(optimizer)
+    switch = getattr(optimizer, "train", None)
+    if callable(switch):
+        switch()  # schedule-free optimizers refuse to step in the mode for evaluation
     return keep_names(optimizer, module)

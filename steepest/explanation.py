@@ -16,12 +16,14 @@ def cells(row: ParameterRow) -> list[str]:
 
 
 def write_explanation(trainer: Trainer) -> None:
-    """Write the table of each optimizer of a fit to TensorBoard as text, under "optimizer"."""
+    """Write the table of each optimizer of a fit to TensorBoard as text, under "optimizer", "optimizer_2" and so on."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    for optimizer in trainer.optimizers if loggers else []:
+    for number, optimizer in enumerate(trainer.optimizers if loggers else [], start=1):
         head = [EXPLAINED, ["---"] * len(EXPLAINED)]
         rows = [*head, *(cells(row) for row in explain(trainer.lightning_module, optimizer))]
         # A bar inside a cell would end it.
         text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
         for logger in loggers:
-            logger.experiment.add_text("optimizer", text, global_step=trainer.global_step)
+            logger.experiment.add_text(
+                "optimizer" if number == 1 else f"optimizer_{number}", text, global_step=trainer.global_step
+            )

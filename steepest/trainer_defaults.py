@@ -24,8 +24,8 @@ def completed_callbacks(options: dict[str, Any], optimizer: Any = None) -> list[
         callbacks.append(RichModelSummary(max_depth=2))
     if not _has(callbacks, StepSeed):
         callbacks.append(StepSeed())
-    name = str(getattr(optimizer, "class_path", "")).rpartition(".")[2].replace("_", "")
-    if "schedulefree" in name and not _has(callbacks, ScheduleFreeSwitch):
+    # By itself, as the algorithm of `external` or as the base of another optimizer.
+    if "schedulefree" in str(optimizer).lower().replace("_", "") and not _has(callbacks, ScheduleFreeSwitch):
         callbacks.append(ScheduleFreeSwitch())
     return callbacks
 

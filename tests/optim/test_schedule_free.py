@@ -134,3 +134,11 @@ def test_other_optimizers_are_left_alone(tmp_path: Path) -> None:
         fit(None, module, *callbacks)
         runs.append(parameters_to_vector(module.parameters()))
     assert torch.equal(*runs)
+
+
+def test_a_schedule_free_class_by_import_path_is_switched_as_well(steepest, tiny) -> None:
+    words = ["--optimizer", "external", "--optimizer.algorithm", "schedulefree.AdamWScheduleFree"]
+    assert steepest("fit", "--config", tiny, *words, "--trainer.max_epochs", "1").code == 0
+    (path,) = Path("runs/tiny/version_0/checkpoints").glob("last.ckpt")
+    saved = torch.load(path, weights_only=False)
+    assert all(group["train_mode"] is False for group in saved["optimizer_states"][0]["param_groups"])
