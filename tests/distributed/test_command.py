@@ -58,7 +58,7 @@ def start_long_run(folder: Path, *words: str):
 def test_a_killed_rank_ends_the_run_in_one_line(tmp_path) -> None:
     process, ranks = start_long_run(tmp_path)
     os.kill(ranks["1"], signal.SIGKILL)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err == "steepest: error: rank 1 died (killed by signal 9, SIGKILL)\n"
     assert session(process) == {}
@@ -72,7 +72,7 @@ def test_a_killed_rank_ends_the_run_in_one_line(tmp_path) -> None:
 def test_an_interrupt_ends_all_ranks_in_one_line(tmp_path) -> None:
     process, _ = start_long_run(tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "steepest: error: interrupted\n")
     assert session(process) == {}
     record = json.loads((tmp_path / "runs" / "small" / "version_0" / "run.json").read_text())
@@ -86,14 +86,14 @@ def test_ranks_end_with_rank_zero(tmp_path) -> None:
     os.kill(ranks["1"], signal.SIGSTOP)  # as if it computed for long: it notices no closed connection
     process.kill()
     os.kill(ranks["1"], signal.SIGCONT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     wait_for(lambda: not session(process), 10)
 
 
 @pytest.mark.slow
 def test_an_error_of_all_ranks_is_printed_once(tmp_path) -> None:
     process = fit_on_two_ranks(tmp_path, "--data", "MNIST", "--data.data_dir", "nowhere", "--data.download", "false")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert err.startswith("steepest: error: ")
     assert err.count("\n") == 1
@@ -133,7 +133,7 @@ def run_failing(folder: Path, rank: int, point: str, *words: str) -> tuple[int, 
     (folder / "failing.py").write_text(FAILING)
     callback = ["--trainer.callbacks+=failing.Failing", "--trainer.callbacks.rank", rank]
     process = fit_on_two_ranks(folder, *callback, "--trainer.callbacks.point", point, *words)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert session(process) == {}
     return process.returncode, err
 
@@ -180,7 +180,7 @@ def test_a_rank_zero_that_does_not_notice_is_ended(tmp_path) -> None:
     process = start(tmp_path, [sys.executable, "impatient.py", *words, "--trainer.callbacks+=waiting.Waiting"])
     wait_for(lambda: (tmp_path / "waits").exists())
     os.kill(next(pid for pid, rank in session(process).items() if rank == "1"), signal.SIGKILL)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (1, "steepest: error: rank 1 died (killed by signal 9, SIGKILL)\n")
     record = json.loads((tmp_path / "runs" / "small" / "version_0" / "run.json").read_text())
     assert record["status"] == "failed"

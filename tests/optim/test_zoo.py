@@ -18,10 +18,14 @@ FAMILIES = [prefix for prefix, family in OPTIMIZERS.families.items() if is_insta
 MEMBERS = [name for prefix in FAMILIES for name in OPTIMIZERS.families[prefix].members()]
 SOME = [name for name in MEMBERS if name.split("_", 1)[1] in ("lion", "muon", "lamb", "soap", "adopt", "madgrad")]
 # They draw from the global random numbers; in a run, each step is seeded.
-RANDOM = ["zoo_gravity", "zoo_kron", "timm_kron", "timm_kronc", "timm_kronw"]
+RANDOM = ["zoo_dash", "zoo_gravity", "zoo_kron", "timm_kron", "timm_kronc", "timm_kronw"]
 NEEDED: dict[str, dict[str, Any]] = {"zoo_ranger21": {"num_iterations": 100}}
 
-pytestmark = pytest.mark.skipif(not FAMILIES, reason="needs the extras zoo and timm: pip install 'steepest[zoo,timm]'")
+pytestmark = [
+    pytest.mark.skipif(not FAMILIES, reason="needs the extras zoo and timm: pip install 'steepest[zoo,timm]'"),
+    # timm's advice on its Kron optimizers.
+    pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum' installed:UserWarning"),
+]
 
 
 def case(name: str) -> Case:
