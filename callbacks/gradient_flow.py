@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,8 +11,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
-from callbacks.base import Diagnostic
 from callbacks.probe import probe
+from callbacks.reporting import ReportingDiagnostic
 from diagnostics import figures
 from diagnostics.dead_units import dead_relu_units, has_relu
 from diagnostics.flow_history import FlowHistory
@@ -26,10 +25,8 @@ from diagnostics.gradient_flow import (
 )
 from diagnostics.updates import UpdateRecorder, optimizer_parameters, plain_name
 
-FIGURE_INTERVAL = 60.0  # seconds
 
-
-class GradientFlowMonitor(Diagnostic):
+class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
     """Gradient norms, update-to-weight ratios, dead ReLU units and non-finite gradients, layer by layer.
 
     Gradients are read after the backward pass and unscaling, before clipping; updates are the change of the weights
@@ -105,8 +102,6 @@ class GradientFlowMonitor(Diagnostic):
         self._last: GradientFlow | None = None
         self._flows: dict[Optimizer, GradientFlow] = {}
         self._error: Exception | None = None
-        self._recorder: UpdateRecorder | None = None
-        self._figures_written = 0.0
 
     def summary(self) -> GradientFlow | None:
         """The last sample, for tables at the end of a run; None before the first."""
@@ -117,7 +112,6 @@ class GradientFlowMonitor(Diagnostic):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the optimizers' steps."""
         super().on_train_start(trainer, pl_module)
-        self._remove_hooks()
         # A module that has the hook, but by its attribute `clipping` no use for it at present, does not clip.
         has_hook = is_overridden("configure_gradient_clipping", pl_module)
         clips = bool(trainer.gradient_clip_val) or (has_hook and getattr(pl_module, "clipping", True) is not None)
@@ -127,7 +121,6 @@ class GradientFlowMonitor(Diagnostic):
             wanted=lambda: self.due_after_step(trainer),
             with_gradients=clips,
         )
-        self._figures_written = time.monotonic()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Measure the gradients if it is due, and look for non-finite ones."""
@@ -247,42 +240,21 @@ class GradientFlowMonitor(Diagnostic):
 
     # --- figures and files ------------------------------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the figures up to date, at most once a minute."""
-        if trainer.is_global_zero and time.monotonic() - self._figures_written > FIGURE_INTERVAL:
-            self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the figures and the file; leave the optimizers alone."""
-        self._remove_hooks()
-        self._write(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end of training: what led to a failure is worth seeing."""
-        self._remove_hooks()
-        self._write(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the optimizers alone."""
-        self._remove_hooks()
-
-    def _remove_hooks(self) -> None:
-        if self._recorder is not None:
-            self._recorder.remove()
-            self._recorder = None
+    def stop_recording(self) -> None:
+        """Take the hooks off, and forget what they noted."""
+        super().stop_recording()
         self._discard()
 
-    def _write(self, trainer: Trainer) -> None:
+    def write_report(self, trainer: Trainer) -> None:
+        """Write the figures and the file."""
         flow = self._last
-        if flow is None or not trainer.is_global_zero:
+        if flow is None:
             return
-        with self.timed(), self.forgiven(trainer):
-            step = self.history.steps[-1]
-            if self.figures:
-                self.write_figure(trainer, "gradient_norm_by_layer", figures.gradient_norms(flow, self.history), step)
-                self.write_figure(trainer, "gradient_flow_heat_map", figures.heat_maps(flow, self.history), step)
-            self.write_json(trainer, "gradient_flow", self._report())
-        self._figures_written = time.monotonic()
+        step = self.history.steps[-1]
+        if self.figures:
+            self.write_figure(trainer, "gradient_norm_by_layer", figures.gradient_norms(flow, self.history), step)
+            self.write_figure(trainer, "gradient_flow_heat_map", figures.heat_maps(flow, self.history), step)
+        self.write_json(trainer, "gradient_flow", self._report())
 
     def _report(self) -> dict[str, Any]:
         assert self._last is not None

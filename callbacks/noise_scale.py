@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -13,8 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.base import Diagnostic
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from callbacks.reporting import ReportingDiagnostic
 from diagnostics import noise_scale_figures
 from diagnostics.batches import batch_size, first_samples
 from diagnostics.guards import BatchNormMode
@@ -23,10 +22,8 @@ from diagnostics.noise_scale_history import NoiseHistory
 from diagnostics.noise_scale_parts import PartRecorder, equal_parts, gradients_of_parts, square_norm
 from diagnostics.updates import optimizer_parameters
 
-FIGURE_INTERVAL = 60.0  # seconds
 
-
-class GradientNoiseScale(Diagnostic):
+class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
     """The gradient noise scale (arXiv 1812.06162): below this batch size, larger batches save steps in proportion.
 
     It compares the gradients of parts of a batch with their mean. With several ranks or accumulated micro-batches these
@@ -99,13 +96,11 @@ class GradientNoiseScale(Diagnostic):
         self.average = NoiseScaleAverage(decay)
         self.figures = figures
         self.history = NoiseHistory()
-        self._recorder: PartRecorder | None = None
         self._size: int | None = None
         self._collected: tuple[Tensor, list[int]] | None = None
         self._divided = False
         self._probed: NoiseSample | None = None
         self._probed_step = -1
-        self._figures_written = 0.0
 
     def summary(self) -> NoiseScale:
         """What the measurements so far say, for tables at the end of a run."""
@@ -116,8 +111,6 @@ class GradientNoiseScale(Diagnostic):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a source that this run does not have."""
         super().on_train_start(trainer, pl_module)
-        self._discard()
-        self._figures_written = time.monotonic()
         if self.source == "training" and not self._own_gradients(trainer, pl_module):
             raise ValueError(
                 "source='training' needs several ranks or trainer.accumulate_grad_batches above 1, and automatic "
@@ -256,43 +249,26 @@ class GradientNoiseScale(Diagnostic):
 
     # --- figures and files ------------------------------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the figure up to date, at most once a minute."""
-        if trainer.is_global_zero and time.monotonic() - self._figures_written > FIGURE_INTERVAL:
-            self._write(trainer)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the figure and the file; say so if there is no result."""
-        self._discard()
-        self._write(trainer)
+        super().on_train_end(trainer, pl_module)
         if len(self.history) and math.isnan(self.summary().scale):
             rank_zero_info(f"{type(self).__name__}: the noise scale is {self.summary().verdict}")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end of training: what led to a failure is worth seeing."""
-        self._discard()
-        self._write(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the parameters alone."""
-        self._discard()
-
-    def _discard(self) -> None:
+    def stop_recording(self) -> None:
+        """Take the hooks off, and forget what they noted."""
+        super().stop_recording()
         self._collected, self._probed, self._probed_step = None, None, -1
-        if self._recorder is not None:
-            self._recorder.remove()
-            self._recorder = None
 
-    def _write(self, trainer: Trainer) -> None:
-        if not len(self.history) or not trainer.is_global_zero:
+    def write_report(self, trainer: Trainer) -> None:
+        """Write the figures and the file."""
+        if not len(self.history):
             return
-        with self.timed(), self.forgiven(trainer):
-            result, step = self.summary(), self.history.steps[-1]
-            if self.figures:
-                self.write_figure(trainer, "noise_scale", noise_scale_figures.noise_scale(result, self.history), step)
-            report = {"step": step, "unit": "samples", "verdict": result.verdict, **dataclasses.asdict(result)}
-            self.write_json(trainer, "noise_scale", {**report, "history": self.history.table()})
-        self._figures_written = time.monotonic()
+        result, step = self.summary(), self.history.steps[-1]
+        if self.figures:
+            self.write_figure(trainer, "noise_scale", noise_scale_figures.noise_scale(result, self.history), step)
+        report = {"step": step, "unit": "samples", "verdict": result.verdict, **dataclasses.asdict(result)}
+        self.write_json(trainer, "noise_scale", {**report, "history": self.history.table()})
 
     # --- state ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Watches how sharp the loss is, and how near the optimizer comes to the edge of stability."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -11,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from callbacks.base import Diagnostic
 from callbacks.held_batches import HeldBatches
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from callbacks.reporting import ReportingDiagnostic
 from diagnostics import sharpness_figures
 from diagnostics.batches import first_samples
 from diagnostics.curvature import Curvature, CurvatureUnavailableError, Matrix, Memory
@@ -23,10 +22,8 @@ from diagnostics.sharpness_history import SharpnessHistory
 from diagnostics.sharpness_limits import LinearStep, UnknownLimitError, linear_step
 from diagnostics.sharpness_step import StepRecorder, trained_parameters, weights_at
 
-FIGURE_INTERVAL = 60.0  # seconds
 
-
-class SharpnessProbe(Diagnostic):
+class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
     """The largest eigenvalues of the loss's Hessian, beside the threshold above which the optimizer is unstable.
 
     Everything is measured at the weights from which a real step was taken, with that step's learning rate and
@@ -132,10 +129,8 @@ class SharpnessProbe(Diagnostic):
         self.figures = figures
         self.history = SharpnessHistory()
         self.held = HeldBatches(probe_batch, probe_batches)
-        self._recorder: StepRecorder | None = None
         self._last: Sharpness | None = None
         self._no_threshold: str | None = None
-        self._figures_written = 0.0
 
     def summary(self) -> Sharpness | None:
         """The last measurement, for tables at the end of a run; None before the first."""
@@ -154,9 +149,7 @@ class SharpnessProbe(Diagnostic):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the optimizers' steps."""
         super().on_train_start(trainer, pl_module)
-        self._remove_hooks()
         self._recorder = StepRecorder(trainer.optimizers, wanted=lambda: self.due_after_step(trainer))
-        self._figures_written = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -258,45 +251,20 @@ class SharpnessProbe(Diagnostic):
 
     # --- figures and files ------------------------------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the figures up to date, at most once a minute."""
-        if trainer.is_global_zero and time.monotonic() - self._figures_written > FIGURE_INTERVAL:
-            self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the figures and the file; leave the optimizers alone."""
-        self._remove_hooks()
-        self._write(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end of training: what led to a failure is worth seeing."""
-        self._remove_hooks()
-        self._write(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the optimizers alone."""
-        self._remove_hooks()
-
-    def _remove_hooks(self) -> None:
-        if self._recorder is not None:
-            self._recorder.remove()
-            self._recorder = None
-
-    def _write(self, trainer: Trainer) -> None:
+    def write_report(self, trainer: Trainer) -> None:
+        """Write the figures and the file."""
         last = self._last
-        if last is None or not trainer.is_global_zero:
+        if last is None:
             return
-        with self.timed(), self.forgiven(trainer):
-            step = self.history.steps[-1]
-            label = "Hessian" if self.matrix == "hessian" else "Gauss-Newton matrix"
-            if self.figures:
-                figure = sharpness_figures.sharpness_over_time(self.history, label)
-                self.write_figure(trainer, "sharpness", figure, step)
-                if last.density is not None:
-                    figure = sharpness_figures.spectrum(last.density, step, last.eigenvalues, label)
-                    self.write_figure(trainer, "spectrum", figure, step)
-            self.write_json(trainer, "sharpness", self._report(last, step))
-        self._figures_written = time.monotonic()
+        step = self.history.steps[-1]
+        label = "Hessian" if self.matrix == "hessian" else "Gauss-Newton matrix"
+        if self.figures:
+            figure = sharpness_figures.sharpness_over_time(self.history, label)
+            self.write_figure(trainer, "sharpness", figure, step)
+            if last.density is not None:
+                figure = sharpness_figures.spectrum(last.density, step, last.eigenvalues, label)
+                self.write_figure(trainer, "spectrum", figure, step)
+        self.write_json(trainer, "sharpness", self._report(last, step))
 
     def _report(self, last: Sharpness, step: int) -> dict[str, Any]:
         return {

@@ -1,7 +1,6 @@
 """Watches the singular values of weights and updates."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.base import Diagnostic
 from callbacks.probe import probe
+from callbacks.reporting import ReportingDiagnostic
 from diagnostics import spectral_figures
 from diagnostics.spectral_convolution import convolution_input_shapes, is_convolution
 from diagnostics.spectral_history import SpectralHistory
@@ -20,10 +19,8 @@ from diagnostics.spectral_sample import SpectralSample
 from diagnostics.spectral_updates import ChangeRecorder
 from diagnostics.updates import NamedParameters, optimizer_parameters
 
-FIGURE_INTERVAL = 60.0  # seconds
 
-
-class SpectralNormTracker(Diagnostic):
+class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
     """Largest singular value, stable rank and condition number of every matrix, and of its last update.
 
     A matrix is every parameter of two or more dimensions, those after the second flattened into it (a convolution's
@@ -88,12 +85,10 @@ class SpectralNormTracker(Diagnostic):
         self.history = SpectralHistory()
         self._monitor: SpectralMonitor | None = None
         self._monitor_state: dict[str, Any] | None = None
-        self._recorder: ChangeRecorder | None = None
         self._input_shapes: dict[str, tuple[int, ...]] | None = None
         self._last: SpectralSample | None = None
         self._last_exact: SpectralSample | None = None
         self._exact_step = 0
-        self._figures_written = 0.0
 
     def summary(self) -> SpectralSample | None:
         """The last sample, for tables at the end of a run; None before the first."""
@@ -104,7 +99,6 @@ class SpectralNormTracker(Diagnostic):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the matrices and watch the optimizers' steps."""
         super().on_train_start(trainer, pl_module)
-        self._remove_hooks()
         self._monitor = SpectralMonitor(pl_module, self.exact_every, keep_spectra=self.spectrum)
         if self._monitor_state is not None:
             self._monitor.load_state_dict(self._monitor_state)
@@ -115,7 +109,6 @@ class SpectralNormTracker(Diagnostic):
                 return [(name, parameter) for name, parameter in named if parameter.ndim >= 2]
 
             self._recorder = ChangeRecorder(trainer.optimizers, matrices_of, lambda: self.due_after_step(trainer))
-        self._figures_written = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -162,45 +155,20 @@ class SpectralNormTracker(Diagnostic):
 
     # --- figures and files ------------------------------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the figures up to date, at most once a minute."""
-        if trainer.is_global_zero and time.monotonic() - self._figures_written > FIGURE_INTERVAL:
-            self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the figures and the file; leave the optimizers alone."""
-        self._remove_hooks()
-        self._write(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end of training: what led to a failure is worth seeing."""
-        self._remove_hooks()
-        self._write(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the optimizers alone."""
-        self._remove_hooks()
-
-    def _remove_hooks(self) -> None:
-        if self._recorder is not None:
-            self._recorder.remove()
-            self._recorder = None
-
-    def _write(self, trainer: Trainer) -> None:
+    def write_report(self, trainer: Trainer) -> None:
+        """Write the figures and the file."""
         sample = self._last
-        if sample is None or not sample.names or not trainer.is_global_zero:
+        if sample is None or not sample.names:
             return
-        with self.timed(), self.forgiven(trainer):
-            step = self.history.steps[-1]
-            if self.figures:
-                by_layer = spectral_figures.by_layer(sample, self.history)
-                self.write_figure(trainer, "spectral_norm_by_layer", by_layer, step)
-                self.write_figure(trainer, "spectral_heat_map", spectral_figures.heat_maps(sample, self.history), step)
-                if self._last_exact is not None and self._last_exact.spectra:
-                    spectra = spectral_figures.spectra(self._last_exact, self._exact_step)
-                    self.write_figure(trainer, "spectra", spectra, self._exact_step)
-            self.write_json(trainer, "spectral_norm", self._report(sample))
-        self._figures_written = time.monotonic()
+        step = self.history.steps[-1]
+        if self.figures:
+            by_layer = spectral_figures.by_layer(sample, self.history)
+            self.write_figure(trainer, "spectral_norm_by_layer", by_layer, step)
+            self.write_figure(trainer, "spectral_heat_map", spectral_figures.heat_maps(sample, self.history), step)
+            if self._last_exact is not None and self._last_exact.spectra:
+                spectra = spectral_figures.spectra(self._last_exact, self._exact_step)
+                self.write_figure(trainer, "spectra", spectra, self._exact_step)
+        self.write_json(trainer, "spectral_norm", self._report(sample))
 
     def _report(self, sample: SpectralSample) -> dict[str, Any]:
         report = {
