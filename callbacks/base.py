@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from callbacks.cadence import Cadence, steps_until_affordable
+from callbacks.charts import Charts, write_charts
 from callbacks.probe import MeasurementUnavailableError
 from diagnostics.artifacts import render, save_figure, save_json
 
@@ -43,6 +44,9 @@ class Diagnostic(Callback):
         first: Measure at step 1 as well (with `every_n_steps`).
 
     Attributes:
+        name: Short name, of its own scalars (`diagnostics/<name>_seconds`).
+        group: First part of the tags of its figures, the same as that of its scalars.
+        charts: Scalars that belong together; see `callbacks.charts`.
         total_seconds: Time spent on this diagnostic so far, earlier parts of a resumed run included.
         run_folder: The run's folder, or None if there is no logger with a folder.
 
@@ -51,6 +55,8 @@ class Diagnostic(Callback):
     """
 
     name: ClassVar[str] = "diagnostic"
+    group: ClassVar[str] = "diagnostics"
+    charts: ClassVar[Mapping[str, Charts]] = {}
     logs_seconds: ClassVar[bool] = True
 
     def __init__(
@@ -108,6 +114,9 @@ class Diagnostic(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the first step to measure at, which is a later one if the run was resumed."""
+        first = next(callback for callback in trainer.callbacks if isinstance(callback, Diagnostic))  # type: ignore
+        if first is self and trainer.is_global_zero:  # one layout for all of them
+            write_charts(trainer, pl_module)
         self._last_step = trainer.global_step
         self._steps_per_batch = max(1, len(trainer.optimizers))
         self._next_step = self.cadence.next_step(trainer.global_step)
@@ -236,7 +245,7 @@ class Diagnostic(Callback):
         for logger in trainer.loggers:
             writer = getattr(logger, "experiment", None)
             if isinstance(writer, SummaryWriter):
-                writer.add_image(f"{self.name}/{name}", image, global_step=step, dataformats="HWC")
+                writer.add_image(f"{self.group}/{name}", image, global_step=step, dataformats="HWC")
 
     def write_json(self, trainer: Trainer, name: str, content: Any) -> None:
         """Write `<name>.json` into the run's folder."""

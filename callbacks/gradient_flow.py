@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
+from callbacks.charts import Charts
 from callbacks.probe import probe
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import figures
@@ -61,6 +62,14 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
     """
 
     name = "gradient_flow"
+    group = "grad"
+    charts: ClassVar[Mapping[str, Charts]] = {
+        "gradients": {
+            "gradient and weight norm": ["grad/total_norm", "grad/weight_norm"],
+            "gradient norm, largest over smallest layer": ["grad/max_min_ratio"],
+            "update over weight norm": [r"update/relative_size(_max)?"],
+        }
+    }
 
     def __init__(
         self,

@@ -1,13 +1,14 @@
 """The learning rates a run really used."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
 from callbacks.base import Diagnostic
+from callbacks.charts import Charts
 
 
 class LearningRateTracker(Diagnostic):
@@ -26,6 +27,8 @@ class LearningRateTracker(Diagnostic):
     """
 
     name = "learning_rate"
+    group = "lr"
+    charts: ClassVar[Mapping[str, Charts]] = {"training": {"learning rate": [r"lr/(?!.*_momentum$).*"]}}
     logs_seconds = False
 
     def __init__(self, every_n_steps: int = 50, momentum: bool = False) -> None:

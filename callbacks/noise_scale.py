@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacks.charts import Charts
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import noise_scale_figures
@@ -59,6 +60,10 @@ class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
     """
 
     name = "noise_scale"
+    group = "noise"
+    charts: ClassVar[Mapping[str, Charts]] = {
+        "gradient noise": {"noise scale and its interval": [r"noise/((batch|running)_)?scale(_low|_high)?"]}
+    }
 
     def __init__(
         self,

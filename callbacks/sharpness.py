@@ -1,15 +1,16 @@
 """Watches how sharp the loss is, and how near the optimizer comes to the edge of stability."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from callbacks.charts import Charts
 from callbacks.held_batches import HeldBatches
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
 from callbacks.reporting import ReportingDiagnostic
@@ -67,6 +68,16 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
     """
 
     name = "sharpness"
+    group = "sharpness"
+    charts: ClassVar[Mapping[str, Charts]] = {
+        "sharpness": {
+            "sharpness and its threshold": [
+                r"sharpness/(gauss_newton_)?(batch|running)(_preconditioned)?",
+                "sharpness/threshold",
+            ],
+            "share of the threshold": [r"sharpness/\w+_ratio"],
+        }
+    }
 
     def __init__(
         self,

@@ -1,14 +1,15 @@
 """Watches the singular values of weights and updates."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacks.charts import Charts
 from callbacks.probe import probe
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import spectral_figures
@@ -53,6 +54,14 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
     """
 
     name = "spectral_norm"
+    group = "spectral"
+    charts: ClassVar[Mapping[str, Charts]] = {
+        "spectral norms": {
+            "weights": [r"spectral/norm_\w+"],
+            "updates": [r"spectral/update_norm_\w+", r"spectral/relative_update_\w+"],
+            "stable rank": [r"spectral/(update_)?stable_rank_\w+"],
+        }
+    }
 
     def __init__(
         self,

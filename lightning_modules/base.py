@@ -65,6 +65,11 @@ class BaseModule(LightningModule):
             super().__setattr__(name, value)
 
     @property
+    def charts(self) -> dict[str, dict[str, list[str]]]:
+        """Curves of training and validation that TensorBoard shows together."""
+        return {"training": {name: [f"(train|val)/{name}"] for name in self.metrics.get("val", {})}}
+
+    @property
     def clipping(self) -> Clipping | None:
         """The clipping in use; made when it is first asked for, since there is no network before."""
         if self._clipping is None and self.clipping_factory is not None:
