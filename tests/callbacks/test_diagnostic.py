@@ -163,7 +163,7 @@ def test_max_overhead_stretches_the_interval(tmp_path) -> None:
 
 def test_figures_go_to_the_run_folder_and_tensorboard(tmp_path) -> None:
     class Drawing(Diagnostic):
-        name = "drawing"
+        name, group = "drawing", "lines"
 
         def measure(self, trainer, pl_module, batch) -> dict[str, float]:
             figure = Figure(figsize=(2, 1))
@@ -180,7 +180,7 @@ def test_figures_go_to_the_run_folder_and_tensorboard(tmp_path) -> None:
 
     accumulator = EventAccumulator(str(trainer.log_dir), {"images": 0})
     accumulator.Reload()
-    (image,) = accumulator.Images("drawing/line")
+    (image,) = accumulator.Images("lines/line")
     assert (image.step, image.width, image.height) == (3, 300, 150)
 
 
