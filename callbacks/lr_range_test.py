@@ -70,7 +70,7 @@ class LRRangeTest(Diagnostic):
         smoothing: float = 0.9,
         divergence: float = 2.0,
         stop_ratio: float | None = None,
-        rule: Rule = "valley",
+        rule: Rule = "minimum",
         apply: bool = False,
         figures: bool = True,
     ) -> None:
@@ -123,6 +123,10 @@ class LRRangeTest(Diagnostic):
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Nothing: all is done."""
+
+    def start_anew(self) -> None:
+        """Let the next fit test once more, and add to what was found."""
+        self._done = False
 
     def finish(self, trainer: Trainer, rates: GroupRates) -> None:
         """Write what was found, and apply it if asked to."""

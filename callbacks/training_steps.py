@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.probe import MeasurementUnavailableError, logging_muted
+from callbacks.probe import logging_muted
 from callbacks.step_seed import mix, seed_all
 from diagnostics.guards import hooks_removed
 from diagnostics.snapshot import Snapshot, restored
@@ -112,7 +112,7 @@ class TrainingSteps:
         before_step: Called right before every update: it can set what a step of the module's own changed.
 
     Raises:
-        MeasurementUnavailableError: if the module cannot be trained in this way; the message says why.
+        ValueError: if the module cannot be trained in this way; the message says why.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class TrainingSteps:
     ) -> None:
         name = type(pl_module).__name__
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-            raise MeasurementUnavailableError(
+            raise ValueError(
                 f"{name}.training_step fetches its own batches, so its steps cannot be taken outside of the training"
             )
         self.trainer = trainer
@@ -205,7 +205,7 @@ class TrainingSteps:
         with torch.enable_grad():
             loss = self._loss(self._to_device(self._next_batch()), self._index - 1)
         if loss is None:
-            raise MeasurementUnavailableError(
+            raise ValueError(
                 f"{type(self.pl_module).__name__} optimizes manually and its training_step returns no loss: let it "
                 "return the loss, or {'loss': ...}"
             )

@@ -113,10 +113,12 @@ def centered(curve: LRCurve) -> list[float]:
     """The losses smoothed without delay, for judging the curve afterwards.
 
     The moving average follows the losses with a delay, which would shift every suggestion to larger learning rates: by
-    9 steps at 0.9. So it is taken in both directions. Losses above the limit of divergence count as that limit.
+    9 steps at 0.9. So it is taken in both directions, with half of its memory in each. Losses above the limit of
+    divergence count as that limit.
     """
-    forth = _averages([min(loss, curve.limit) for loss in curve.losses], curve.smoothing)
-    return _averages(forth[::-1], curve.smoothing)[::-1]
+    smoothing = max(0.0, 2.0 * curve.smoothing - 1.0)
+    forth = _averages([min(loss, curve.limit) for loss in curve.losses], smoothing)
+    return _averages(forth[::-1], smoothing)[::-1]
 
 
 def _averages(values: Sequence[float], smoothing: float) -> list[float]:

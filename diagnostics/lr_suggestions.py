@@ -18,10 +18,11 @@ SLIDE_TOLERANCE = 0.005  # change of the loss per step of the curve
 def suggestions(curve: LRCurve) -> dict[str, float | None]:
     """The learning rate that each rule suggests; None where the curve does not tell.
 
-    "steepest": where the loss falls fastest. "minimum": a tenth of where it is lowest. "valley": the middle of the
-    longest decreasing subsequence. "slide": from the right, the left end of the first window over which the slope
-    settles. "max_stable": the largest one after whose step the loss was at most the first one: a bound, of which a half
-    to a tenth is a good learning rate; if the range ended before the loss rose, it is a lower bound.
+    "steepest": where the loss falls fastest. "minimum": a tenth of where it is lowest, which noise moves least.
+    "valley": the middle of the longest decreasing subsequence down to the minimum. "slide": going left from the
+    minimum, the left end of the first window of 15 steps at whose ends the slopes agree. "max_stable": the largest one
+    after whose step the loss was at most the first one: a bound, of which a half to a tenth is a good learning rate; if
+    the range ended before the loss rose, it is a lower bound.
     """
     losses = centered(curve)
     if len(losses) < 3 or min(losses) >= losses[0]:
@@ -93,12 +94,12 @@ def _longest_decreasing(values: Sequence[float]) -> list[int]:
 
 
 def _slide(learning_rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    if len(losses) <= SLIDE_WINDOW:
+    right = int(numpy.argmin(losses))  # the rise behind it can match any slope by chance
+    if right < SLIDE_WINDOW:
         return None
     # Per step of a curve with equal ratios, as fastai counts; the slope itself is over the logarithm.
     ratio = math.log(learning_rates[-1] / learning_rates[0]) / (len(learning_rates) - 1)
     slopes = _slopes(learning_rates, losses) * ratio
-    right = len(losses) - 1
     while right > SLIDE_WINDOW and abs(slopes[right] - slopes[right - SLIDE_WINDOW]) > SLIDE_TOLERANCE:
         right -= 1
     return learning_rates[right - SLIDE_WINDOW]
