@@ -90,6 +90,8 @@ def curve_lines(curves: Sequence[LRCurve], rule: Rule) -> list[str]:
         count = f"{len(own)} seeds" if len(own) > 1 else f"seed {own[0].seed}"
         lines.append(f"{name} ({count}): suggested learning rate {_number(values[rule])} by {rule.replace('_', '-')}")
         lines.append(f"  all rules: {listed}; ended by {endings}")
+        if values["minimum"] is None:
+            lines.append("  the loss never falls clearly before it rises: take more steps, more seeds or another range")
         if any(curve.ending == "end" for curve in own):
             lines.append("  the loss had not diverged at the end of the range: max-stable is a lower bound")
     return lines

@@ -16,7 +16,7 @@ SLIDE_TOLERANCE = 0.005  # change of the loss per step of the curve
 
 
 def suggestions(curve: LRCurve) -> dict[str, float | None]:
-    """The learning rate that each rule suggests; None where the curve does not tell.
+    """The learning rate that each rule suggests; None where the curve does not tell, as its fall is lost in its noise.
 
     "steepest": where the loss falls fastest. "minimum": a tenth of where it is lowest, which noise moves least.
     "valley": the middle of the longest decreasing subsequence down to the minimum. "slide": going left from the
@@ -25,7 +25,7 @@ def suggestions(curve: LRCurve) -> dict[str, float | None]:
     the range ended before the loss rose, it is a lower bound.
     """
     losses = centered(curve)
-    if len(losses) < 3 or min(losses) >= losses[0]:
+    if len(losses) < 3 or losses[0] - min(losses) <= _noise(curve.losses):
         return {**dict.fromkeys(RULES), "max_stable": _max_stable(curve.learning_rates, losses) if losses else None}
     return {name: rule(curve.learning_rates, losses) for name, rule in RULES.items()}
 
@@ -54,6 +54,11 @@ def combined(curves: Sequence[LRCurve], rule: Rule) -> float | None:
     """The median over curves (of several seeds) of what a rule suggests, over the logarithm; None if none does."""
     values = [value for curve in curves if (value := suggest(curve, rule)) is not None]
     return math.exp(float(numpy.median(numpy.log(values)))) if values else None
+
+
+def _noise(losses: Sequence[float]) -> float:
+    """Standard deviation of a loss around its trend, from the median change between neighbours."""
+    return 1.4826 * float(numpy.median(numpy.abs(numpy.diff(losses)))) / math.sqrt(2.0)
 
 
 def _slopes(learning_rates: Sequence[float], losses: Sequence[float]) -> numpy.ndarray:

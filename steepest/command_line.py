@@ -18,7 +18,7 @@ from lightning_modules.optimization import build_optimizer
 from steepest.checkpoint_check import check_checkpoint
 from steepest.cli import BAD_INPUT, fail, report
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
-from steepest.lr_range import fit_command, labels_and_factories
+from steepest.lr_range import print_findings
 from steepest.own_options import add_options
 from steepest.parsing import (
     MissingOptionsError,
@@ -42,9 +42,6 @@ from steepest.summary import print_evaluation, print_places, print_summary
 from steepest.trainer import Trainer
 from steepest.trainer_defaults import completed_callbacks, run_loggers
 from steepest.trainer_options import check_precision, check_trainer_options
-
-# Options of lr_range_test that the fit it proposes takes as well.
-_SHARED_WITH_FIT = ("ckpt_path", "weights_only")
 
 
 def run(words: Sequence[str]) -> None:
@@ -131,9 +128,11 @@ class CommandLine(LightningCLI):
 
     def _chosen(self) -> dict[str, Any]:
         """What was chosen, as plain values: kept in checkpoints and compared on resume."""
-        dumped = self.parser.dump(self.config, skip_none=False, format="json")
-        options = json.loads(dumped)[self.command]
+        options = self._plain_options()
         return {key: options.get(key) for key in ("model", "data", *INJECTED, "seed_everything")}
+
+    def _plain_options(self) -> dict[str, Any]:
+        return json.loads(self.parser.dump(self.config, skip_none=False, format="json"))[self.command]
 
     def instantiate_classes(self) -> None:
         """Build model and data, give a module without an optimizer the chosen one, then build the trainer."""
@@ -279,16 +278,15 @@ class CommandLine(LightningCLI):
         """Test learning rates; print what was found, and the command that trains with it."""
         self.trainer.rebuild = self._rebuild
         test = self.trainer.lr_range_test(**kwargs)
-        if not self.trainer.is_global_zero:
-            return
-        print("\n".join(test.lines()))
-        options = [name for name in self._subcommand_method_arguments[self.command] if name not in _SHARED_WITH_FIT]
-        chosen = None if self._configures_itself() else self._get(self.config_init, "optimizer")
-        for label, factory in labels_and_factories(kwargs.get("optimizers"), chosen):
-            command = fit_command(self.words, options, test, label, factory, self.model)
-            if command is not None:
-                print(f"use it       {command}")
-        print_places(self.trainer)
+        if self.trainer.is_global_zero:
+            own = self._subcommand_method_arguments[self.command]
+            print_findings(test, self.words, own, self._tested(kwargs["optimizers"]), self.model)
+            print_places(self.trainer)
+
+    def _tested(self, factories: list[Any] | None) -> list[tuple[Any, Any]]:
+        if factories is None:
+            return [(None if self._configures_itself() else self._get(self.config_init, "optimizer"), None)]
+        return list(zip(factories, self._plain_options()["optimizers"], strict=True))
 
     def _rebuild(self, seed: int | None, optimizer: Any) -> LightningModule:
         """The model as a run with this seed and optimizer would build it."""

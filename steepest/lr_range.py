@@ -14,8 +14,13 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from callbacks import LRRangeTest
 from diagnostics.group_rates import GroupRates
+from diagnostics.lr_curve import LRCurve
+from diagnostics.lr_report import by_optimizer
 from diagnostics.lr_suggestions import combined
 from optim.registry import OPTIMIZERS
+
+# Options of lr_range_test that the fit it proposes takes as well.
+_SHARED_WITH_FIT = ("ckpt_path", "weights_only")
 
 Rebuild = Callable[[int, Any], LightningModule]
 
@@ -58,7 +63,8 @@ def run_tests(
     if factories and fit_arguments.get("ckpt_path") is not None:
         raise ValueError("--ckpt_path holds the state of one optimizer: leave out --optimizers")
     seeds = test.seeds
-    labels = _labels(factories) if factories else [test.label]
+    chosen = getattr(model, "optimizer_factory", None)
+    labels = _labels(factories or [chosen]) if factories or chosen is not None else [None]
     runs = [(label, factory, seed) for label, factory in zip(labels, factories or [None], strict=True)
             for seed in seeds or [None]]  # fmt: skip
     try:
@@ -112,38 +118,63 @@ def optimizer_name(factory: Any) -> str:
     return getattr(chosen, "__name__", type(chosen).__name__)
 
 
+def print_findings(
+    test: LRRangeTest,
+    words: Sequence[str],
+    own: Sequence[str],
+    tested: Sequence[tuple[Any, dict[str, Any] | None]],
+    model: Any,
+) -> None:
+    """Print what was found, and the command that trains with it.
+
+    Args:
+        test: What was found.
+        words: The words of the test's own command line.
+        own: Names of the options of lr_range_test.
+        tested: Each optimizer tested, None for a model's own, with the plain options by which `--optimizers` chose it.
+        model: The run's model.
+    """
+    print("\n".join(test.lines()))
+    options = [name for name in own if name not in _SHARED_WITH_FIT]
+    curves = list(by_optimizer(test.curves).values())
+    for (factory, choice), found in zip(tested, curves, strict=False):
+        command = fit_command(
+            _without(words[1:], options), combined(found, test.rule), found[0], factory, choice, model
+        )
+        if command is not None:
+            print(f"use it       {command}")
+
+
 def fit_command(
-    words: Sequence[str], options: Sequence[str], test: LRRangeTest, label: str | None, factory: Any, model: Any
+    words: Sequence[str],
+    options: Sequence[str],
+    suggestion: float | None,
+    curve: LRCurve,
+    factory: Any,
+    choice: dict[str, Any] | None,
+    model: Any,
 ) -> str | None:
     """The `steepest fit` that trains with the suggestion; None if there is none.
 
     Args:
-        words: The words of the test's own command line.
-        options: Names of the options that `fit` does not have.
-        test: What was found.
-        label: The optimizer's, one of the curves'.
-        factory: The chosen optimizer; None for a model that configures its own.
+        words: The words of the test's own command line behind the command.
+        options: Names of the options among them that `fit` does not have.
+        suggestion: A learning rate of the first group.
+        curve: Any curve of the optimizer.
+        factory: The optimizer; None for a model that configures its own.
+        choice: Plain options that choose it; None if the words do.
         model: Any model of the run: the command is checked by building the optimizer for it.
     """
-    curves = [curve for curve in test.curves if label in (None, curve.optimizer)]
-    suggestion = combined(curves, test.rule)
     if suggestion is None:
         return None
-    factor = suggestion * curves[0].factors[0] / curves[0].learning_rates[0]
-    command = ["steepest", "fit", *_without(words[1:], options)]
-    if label is not None:
-        command += _choice(factory)
-    rate = _option_value(factory, model, factor)
+    kept, own = _split(words, options)
+    command = ["steepest", "fit", *kept, *(_choice(choice) if choice is not None else ())]
+    rate = _option_value(factory, model, suggestion * curve.factors[0] / curve.learning_rates[0])
     if rate is not None:
         return shlex.join([*command, "--optimizer.lr", rate])
     # No option of the optimizer alone moves all its learning rates alike: the test itself can.
-    command += ["--trainer.callbacks+=LRRangeTest", "--trainer.callbacks.apply", "true"]
-    return shlex.join([*command, "--trainer.callbacks.rule", test.rule])
-
-
-def labels_and_factories(factories: Sequence[Any] | None, chosen: Any) -> list[tuple[str | None, Any]]:
-    """Label and factory of each optimizer tested; the label is None for the one that the run has chosen."""
-    return list(zip(_labels(factories), factories, strict=True)) if factories else [(None, chosen)]
+    again = [word.replace("--", "--trainer.callbacks.", 1) if word.startswith("--") else word for word in own]
+    return shlex.join([*command, "--trainer.callbacks+=LRRangeTest", "--trainer.callbacks.apply", "true", *again])
 
 
 def _option_value(factory: Any, model: Any, factor: float) -> str | None:
@@ -161,13 +192,13 @@ def _option_value(factory: Any, model: Any, factor: float) -> str | None:
     return value if same else None
 
 
-def _choice(factory: Any) -> list[str]:
-    """The options that choose an optimizer as it was given, without its learning rate."""
-    name = optimizer_name(factory)
+def _choice(choice: dict[str, Any]) -> list[str]:
+    """The words that choose an optimizer, without its learning rate."""
+    name = choice["class_path"].removeprefix("optim.registry.")
+    defaults = {key: _plain(option.default) for key, option in OPTIMIZERS.options(name.rsplit(".", 1)[-1]).items()}
     words = ["--optimizer", name]
-    defaults = {key: option.default for key, option in OPTIMIZERS.options(name).items()}
-    for key, value in factory.keywords.items():
-        if key != "lr" and _plain(value) != _plain(defaults.get(key)):
+    for key, value in choice.get("init_args", {}).items():
+        if key != "lr" and value != defaults.get(key):
             words += [f"--optimizer.{key}", value if isinstance(value, str) else json.dumps(value)]
     return words
 
@@ -177,15 +208,14 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _without(words: Sequence[str], options: Sequence[str]) -> list[str]:
+def _split(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without these options, and the options with their values, but for the optimizers compared."""
     kept: list[str] = []
-    value_of_dropped = False
+    taken: list[str] = []
+    target = kept
     for word in words:
-        if not word.startswith("--"):
-            kept += [] if value_of_dropped else [word]
-            continue
-        option, separator, _ = word.removeprefix("--").partition("=")
-        dropped = option.rstrip("+").split(".")[0] in options
-        value_of_dropped = dropped and not separator
-        kept += [] if dropped else [word]
-    return kept
+        if word.startswith("--"):
+            name = word.removeprefix("--").partition("=")[0].rstrip("+").split(".")[0]
+            target = kept if name not in options else [] if name == "optimizers" else taken
+        target.append(word)
+    return kept, taken
