@@ -1,5 +1,6 @@
 """Figures of learning-rate range tests and stability envelopes."""
 
+import bisect
 import math
 from collections.abc import Sequence
 
@@ -64,8 +65,8 @@ def _mark_suggestions(axes, own: Sequence[LRCurve], color: str) -> None:
         value = combined(own, name)  # type: ignore[arg-type]
         if value is None or not curve.learning_rates[0] <= value <= curve.learning_rates[-1]:
             continue
-        nearest = min(range(len(losses)), key=lambda index: abs(math.log(curve.learning_rates[index] / value)))
-        axes.plot(value, losses[nearest], marker, color=color, markeredgecolor="white", markersize=8, zorder=3)
+        place = min(bisect.bisect_left(curve.learning_rates, value), len(losses) - 1)
+        axes.plot(value, losses[place], marker, color=color, markeredgecolor="white", markersize=8, zorder=3)
 
 
 def _frame(axes, curves: Sequence[LRCurve]) -> None:

@@ -276,12 +276,13 @@ class CommandLine(LightningCLI):
 
     def lr_range_test(self, **kwargs: Any) -> None:
         """Test learning rates; print what was found, and the command that trains with it."""
-        self.trainer.rebuild = self._rebuild
-        test = self.trainer.lr_range_test(**kwargs)
-        if self.trainer.is_global_zero:
+        trainer: Any = self.trainer
+        trainer.rebuild = self._rebuild
+        test = trainer.lr_range_test(**kwargs)
+        if trainer.is_global_zero:
             own = self._subcommand_method_arguments[self.command]
             print_findings(test, self.words, own, self._tested(kwargs["optimizers"]), self.model)
-            print_places(self.trainer)
+            print_places(trainer)
 
     def _tested(self, factories: list[Any] | None) -> list[tuple[Any, Any]]:
         if factories is None:

@@ -22,7 +22,7 @@ from optim.registry import OPTIMIZERS
 # Options of lr_range_test that the fit it proposes takes as well.
 _SHARED_WITH_FIT = ("ckpt_path", "weights_only")
 
-Rebuild = Callable[[int, Any], LightningModule]
+Rebuild = Callable[[int | None, Any], LightningModule]
 
 
 class TestOnly(LRRangeTest):
@@ -52,7 +52,7 @@ def run_tests(
         model: The model to test, and the start of all tests unless it can be built anew.
         test: What to do, and where results go.
         factories: Optimizers from the registry; None for the model's own.
-        rebuild: Builds the model for a seed with an optimizer (None: the chosen one).
+        rebuild: Builds the model for a seed with an optimizer (None: the run's own, the chosen one).
         fit_arguments: Data and checkpoint, as `Trainer.fit` takes them.
 
     Raises:
@@ -138,9 +138,8 @@ def print_findings(
     options = [name for name in own if name not in _SHARED_WITH_FIT]
     curves = list(by_optimizer(test.curves).values())
     for (factory, choice), found in zip(tested, curves, strict=False):
-        command = fit_command(
-            _without(words[1:], options), combined(found, test.rule), found[0], factory, choice, model
-        )
+        suggestion = combined(found, test.rule)
+        command = fit_command(words[1:], options, suggestion, found[0], factory, choice, model)
         if command is not None:
             print(f"use it       {command}")
 
