@@ -242,7 +242,7 @@ def test_apply_moves_the_schedule_as_well(tmp_path) -> None:
 
 def test_apply_without_a_suggestion_is_an_error() -> None:
     test = LRRangeTest(steps=5, factors=(1e-9, 2e-9), apply=True)
-    with pytest.raises(ValueError, match="rule minimum finds no learning rate to apply, .* change the range"):
+    with pytest.raises(ValueError, match=r"rule minimum finds no learning rate to apply, .* change the range"):
         fit(None, Stateful(), test)
 
 

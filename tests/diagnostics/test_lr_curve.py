@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy
 import pytest
@@ -89,12 +90,12 @@ def test_the_longest_decreasing_subsequence_equals_brute_force(values) -> None:
     longest = 0
     for mask in range(1 << len(values)):
         picked = [value for index, value in enumerate(values) if mask >> index & 1]
-        if all(one > other for one, other in zip(picked, picked[1:], strict=False)):
+        if all(one > other for one, other in pairwise(picked)):
             longest = max(longest, len(picked))
     found = _longest_decreasing(values)
     assert len(found) == longest
     assert found == sorted(found)
-    assert all(values[one] > values[other] for one, other in zip(found, found[1:], strict=False))
+    assert all(values[one] > values[other] for one, other in pairwise(found))
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.floats(0.0, 0.99))
