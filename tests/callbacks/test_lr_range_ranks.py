@@ -85,9 +85,9 @@ def test_the_shard_of_a_rank_is_the_one_of_the_fit(tmp_path) -> None:
     seen = LRRangeTest(steps=3, factors=(1e-9, 2e-9))
     torch.manual_seed(0)
     net = nn.Linear(6, 3)
+    everything = [nn.functional.cross_entropy(net(one), other).item() for one, other in loader(3, 16)]
     options = {"net": net, "optimizer": torch.optim.SGD}
     first, second = run(tmp_path / "pair", seen, {**TWO_RANKS, "max_steps": 1}, **options)
-    everything = [nn.functional.cross_entropy(net(one), other).item() for one, other in loader(3, 16)]
     assert first["curves"][0]["losses"] == second["curves"][0]["losses"]
     mean = sum(first["curves"][0]["losses"]) / 3
     assert mean == pytest.approx(sum(everything) / 3, rel=1e-4)

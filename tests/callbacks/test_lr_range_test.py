@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from callbacks import GradientFlowMonitor, LRRangeTest, SharpnessProbe
+from callbacks import GradientFlowMonitor, LRRangeTest, SharpnessProbe, StepSeed
 from callbacks.checkpoints import Checkpoints
 from tests.callbacks.runs import Classifier, events, fit, loader
 
@@ -281,7 +281,7 @@ def test_a_resumed_run_does_not_test_again(tmp_path) -> None:
     def tested(module: Stateful, epochs: int, resume: Any = None) -> tuple[LRRangeTest, Any]:
         test = LRRangeTest(steps=12, apply=True, rule="max_stable", figures=False)
         options = {"max_epochs": epochs, "enable_checkpointing": True, "resume": resume}
-        return test, fit(tmp_path, module, test, Checkpoints(), **options)
+        return test, fit(tmp_path, module, test, Checkpoints(), StepSeed(), **options)
 
     whole, resumed = Stateful(), Stateful()
     tested(whole, 2)
