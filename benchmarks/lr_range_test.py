@@ -9,6 +9,7 @@ torch-lr-finder (`pip install torch-lr-finder --no-deps`) is left out where it i
 """
 
 import argparse
+import importlib
 import importlib.util
 import io
 import statistics
@@ -17,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -81,10 +83,9 @@ def lightning_finder(network: nn.Module, batches: DataLoader, steps: int) -> Non
 
 
 def torch_lr_finder(network: nn.Module, batches: DataLoader, steps: int) -> None:
-    from torch_lr_finder import LRFinder  # pyright: ignore[reportMissingImports]
-
+    package: Any = importlib.import_module("torch_lr_finder")
     optimizer = torch.optim.AdamW(network.parameters(), lr=LOW)
-    finder = LRFinder(network, optimizer, nn.CrossEntropyLoss(), device="cpu")
+    finder = package.LRFinder(network, optimizer, nn.CrossEntropyLoss(), device="cpu")
     finder.range_test(batches, end_lr=HIGH, num_iter=steps, diverge_th=1e9)
     finder.reset()
 

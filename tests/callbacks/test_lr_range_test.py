@@ -9,12 +9,14 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from callbacks import GradientFlowMonitor, LRRangeTest, SharpnessProbe, StepSeed
 from callbacks.checkpoints import Checkpoints
+from diagnostics.guards import hooks_removed
 from tests.callbacks.runs import Classifier, events, fit, loader
 
 
@@ -175,6 +177,33 @@ def test_the_steps_are_those_of_a_training_at_these_rates(tmp_path) -> None:
     steps = len(curve.losses)
     assert steps > 6  # more than an epoch
     assert curve.losses[:6] == plain.losses[:6]
+
+
+def test_steps_that_the_loss_scaler_leaves_out_are_taken_again() -> None:
+    """A scale that is far too large overflows at first; every learning rate gets a real step all the same."""
+
+    def scaled() -> dict[str, Any]:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+        return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+
+    steps: list[float] = []
+
+    class Noting(LRRangeTest):
+        def run(self, trainer, pl_module):
+            def note(optimizer, *arguments) -> None:
+                steps.append(optimizer.param_groups[0]["lr"])
+
+            with hooks_removed([trainer.optimizers[0].register_step_post_hook(note)]):
+                return super().run(trainer, pl_module)
+
+    test = Noting(steps=10, factors=(1e-2, 1.0))
+    watched, plain = Stateful(), Stateful()
+    fit(None, watched, test, max_epochs=2, **scaled())
+    trainer = fit(None, plain, max_epochs=2, **scaled())
+    assert steps == pytest.approx(test.curves[0].learning_rates)
+    assert trainer.precision_plugin.scaler.get_scale() < 2.0**22  # type: ignore[attr-defined]
+    assert watched.losses == plain.losses
+    assert all(torch.equal(one, other) for one, other in zip(watched.weights, plain.weights, strict=True))
 
 
 def test_the_loss_is_the_mean_over_micro_batches() -> None:
