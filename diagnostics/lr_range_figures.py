@@ -37,7 +37,7 @@ def range_test(curves: Sequence[LRCurve], rule: Rule) -> Figure:
             axes.plot(curve.learning_rates, curve.losses, ".", color=color, alpha=0.25, markersize=4)
             axes.plot(curve.learning_rates, centered(curve), color=color, linewidth=1.6)
         suggestion = combined(own, rule)
-        value = "no suggestion" if suggestion is None else f"{LABELS[rule]} {suggestion:.2g}"
+        value = "no suggestion" if suggestion is None else f"{suggestion:.2g} ({LABELS[rule]})"
         handles.append(Line2D([], [], color=color, linewidth=2.0, label=f"{name}: {value}"))
         if suggestion is not None:
             axes.axvline(suggestion, color=color, linestyle="--", linewidth=1.0)
