@@ -35,15 +35,15 @@ class StepSeed(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed what a data loader draws when an epoch starts, the same on every rank."""
-        _seed_all(_mix(self._run_seed, trainer.current_epoch, -1, -1), trainer.strategy.root_device)
+        seed_all(mix(self._run_seed, trainer.current_epoch, -1, -1), trainer.strategy.root_device)
         if self._first_epoch:
             self._first_epoch = False
             _restart_plain_loaders(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the step."""
-        seed = _mix(self._run_seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        _seed_all(seed, trainer.strategy.root_device)
+        seed = mix(self._run_seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        seed_all(seed, trainer.strategy.root_device)
 
 
 def _restart_plain_loaders(trainer: Trainer) -> None:
@@ -54,7 +54,8 @@ def _restart_plain_loaders(trainer: Trainer) -> None:
             iter(loop._data_fetcher)
 
 
-def _mix(*values: int) -> int:
+def mix(*values: int) -> int:
+    """A seed that depends on all the values."""
     # Multiply and shift, as splitmix64 does, so that neighbouring steps have unrelated seeds.
     state = 0
     for value in values:
@@ -65,7 +66,8 @@ def _mix(*values: int) -> int:
     return state
 
 
-def _seed_all(seed: int, device: torch.device) -> None:
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed PyTorch on the CPU and on this device, NumPy and Python."""
     # `torch.manual_seed` would visit every backend at 0.2 ms a call; the generators in use take a microsecond.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write a checkpoint's predictions for the test split",
+    "lr_range_test": "find a learning rate, or the largest stable one, without leaving a trace",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 

@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -18,6 +18,7 @@ from lightning_modules.optimization import build_optimizer
 from steepest.checkpoint_check import check_checkpoint
 from steepest.cli import BAD_INPUT, fail, report
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
+from steepest.lr_range import print_findings
 from steepest.own_options import add_options
 from steepest.parsing import (
     MissingOptionsError,
@@ -37,14 +38,14 @@ from steepest.processes import (
 from steepest.quiet import quiet
 from steepest.run_folder import check_name, create_run_folder, newest_checkpoint, remove_if_empty, remove_run_folder
 from steepest.run_record import RunRecord
-from steepest.summary import print_evaluation, print_summary
+from steepest.summary import print_evaluation, print_places, print_summary
 from steepest.trainer import Trainer
 from steepest.trainer_defaults import completed_callbacks, run_loggers
 from steepest.trainer_options import check_precision, check_trainer_options
 
 
 def run(words: Sequence[str]) -> None:
-    """Parse and run one of the commands fit, validate, test and predict."""
+    """Parse and run one of the commands fit, validate, test, predict and lr_range_test."""
     quiet()
     if is_started_by_rank_zero():
         end_with_parent()
@@ -77,7 +78,8 @@ class CommandLine(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that was asked for: building every parser takes time."""
-        return {self.command: LightningCLI.subcommands()[self.command]}
+        own = {"lr_range_test": {"model", "train_dataloaders", "datamodule"}}
+        return {self.command: (LightningCLI.subcommands() | own)[self.command]}
 
     def add_core_arguments_to_parser(self, parser: Any) -> None:
         """Lightning's options, with the default callbacks visible in the config, where they can be changed."""
@@ -116,7 +118,7 @@ class CommandLine(LightningCLI):
         options = self.config[self.command]
         given = options.get("ckpt_path")
         if given is None:
-            if self.command != "fit":
+            if self.command not in ("fit", "lr_range_test"):
                 rank_zero_warn(f"no --ckpt_path: {self.command} takes the weights that the model is built with")
             return
         if given in ("last", "best"):
@@ -126,9 +128,11 @@ class CommandLine(LightningCLI):
 
     def _chosen(self) -> dict[str, Any]:
         """What was chosen, as plain values: kept in checkpoints and compared on resume."""
-        dumped = self.parser.dump(self.config, skip_none=False, format="json")
-        options = json.loads(dumped)[self.command]
+        options = self._plain_options()
         return {key: options.get(key) for key in ("model", "data", *INJECTED, "seed_everything")}
+
+    def _plain_options(self) -> dict[str, Any]:
+        return json.loads(self.parser.dump(self.config, skip_none=False, format="json"))[self.command]
 
     def instantiate_classes(self) -> None:
         """Build model and data, give a module without an optimizer the chosen one, then build the trainer."""
@@ -136,7 +140,9 @@ class CommandLine(LightningCLI):
         self._connect_optimizer()
 
     def _check_data(self) -> None:
-        loader = {"fit": "train", "validate": "val"}.get(self.command, self.command) + "_dataloader"
+        loader = {"fit": "train", "lr_range_test": "train", "validate": "val"}.get(
+            self.command, self.command
+        ) + "_dataloader"
         if self.datamodule is None and not is_overridden(loader, self.model, LightningModule):
             raise ValueError("--data is required: choose with --data NAME, see `steepest list data`")
 
@@ -149,8 +155,8 @@ class CommandLine(LightningCLI):
 
     def _connect_optimizer(self) -> None:
         chosen = {key: self._get(self.config_init, key) for key in INJECTED}
-        base = BaseModule if isinstance(self.model, BaseModule) else LightningModule
-        if is_overridden("configure_optimizers", self.model, base):
+        base = self._base()
+        if self._configures_itself():
             unused = "--optimizer, --schedule and --option_schedules"
             unused = unused if chosen["option_schedules"] else "--optimizer and --schedule"
             self._note(f"configures its own optimizer; {unused} are not used")
@@ -166,6 +172,12 @@ class CommandLine(LightningCLI):
                     setattr(self.model, attribute, chosen[key])
                 elif chosen[key] is not None:
                     self._note(f"brings its own {key}; --{key} is not used")
+
+    def _base(self) -> type[LightningModule]:
+        return BaseModule if isinstance(self.model, BaseModule) else LightningModule
+
+    def _configures_itself(self) -> bool:
+        return is_overridden("configure_optimizers", self.model, self._base())
 
     def _note(self, text: str) -> None:
         if self.command == "fit":
@@ -261,6 +273,34 @@ class CommandLine(LightningCLI):
         partial.replace(target)
         if self.trainer.is_global_zero:
             print(f"predictions: {target}")
+
+    def lr_range_test(self, **kwargs: Any) -> None:
+        """Test learning rates; print what was found, and the command that trains with it."""
+        trainer: Any = self.trainer
+        trainer.rebuild = self._rebuild
+        test = trainer.lr_range_test(**kwargs)
+        if trainer.is_global_zero:
+            own = self._subcommand_method_arguments[self.command]
+            print_findings(test, self.words, own, self._tested(kwargs["optimizers"]), self.model)
+            print_places(trainer)
+
+    def _tested(self, factories: list[Any] | None) -> list[tuple[Any, Any]]:
+        if factories is None:
+            return [(None if self._configures_itself() else self._get(self.config_init, "optimizer"), None)]
+        return list(zip(factories, self._plain_options()["optimizers"], strict=True))
+
+    def _rebuild(self, seed: int | None, optimizer: Any) -> LightningModule:
+        """The model as a run with this seed and optimizer would build it."""
+        seed = self._get(self.config, "seed_everything") if seed is None else seed
+        seed_everything(0 if seed is False or seed is None else int(seed), workers=True, verbose=False)
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.model = self._get(self.config_init, "model")
+        if optimizer is not None:
+            if self._configures_itself():
+                raise ValueError(f"{type(self.model).__name__} configures its own optimizer: leave out --optimizers")
+            self.config_init[self.command]["optimizer"] = optimizer
+        self._connect_optimizer()
+        return self.model
 
     def _print_evaluation(self) -> None:
         if self.trainer.is_global_zero:

@@ -93,6 +93,7 @@ def _shortened(text: str, options: list[str]) -> str:
 
 def _unknown_choice(key: str, name: str) -> str:
     kind = key.rsplit(".", 1)[-1]
+    kind = kind if kind.removesuffix("s") not in _REGISTRIES else kind.removesuffix("s")
     if kind in _REGISTRIES:
         return _REGISTRIES[kind].unknown(name)
     choices = _choices(kind)

@@ -30,8 +30,13 @@ def print_summary(
     flow = _gradient_flow(trainer)
     if flow is not None:
         console.print(flow)
+    print_places(trainer)
+
+
+def print_places(trainer: Trainer) -> None:
+    """Print where the run's files are."""
     for line in _places(trainer):
-        console.print(line, highlight=False)
+        Console(soft_wrap=True).print(line, highlight=False)
 
 
 def print_evaluation(trainer: Trainer, command: str) -> None:

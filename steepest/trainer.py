@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.profilers import PassThroughProfiler
+
+from callbacks.lr_range_test import LRRangeTest, Mode
+from diagnostics.lr_curve import Spacing
+from diagnostics.lr_suggestions import Rule
+from optim import OptimizerFactory
+from steepest.lr_range import Rebuild, TestOnly, run_tests
 
 _NOTHING = nullcontext()
 
@@ -26,6 +33,8 @@ class Trainer(lightning.Trainer):
 
     # Set on rank zero; the other ranks learn it when `log_dir` is first asked for.
     run_folder: Path | None = None
+    # Builds the model anew for a seed and an optimizer; set by the command line, which has the options.
+    rebuild: Rebuild | None = None
     _agreed = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -40,3 +49,70 @@ class Trainer(lightning.Trainer):
             self.run_folder = self.strategy.broadcast(self.run_folder)
             self._agreed = True
         return str(self.run_folder) if self.run_folder is not None else None
+
+    def lr_range_test(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        optimizers: list[OptimizerFactory] | None = None,
+        seeds: list[int] | None = None,
+        mode: Mode = "range",
+        factors: tuple[float, float] | None = None,
+        rates: tuple[float, float] | None = None,
+        steps: int = 100,
+        values: int = 12,
+        spacing: Spacing = "exponential",
+        smoothing: float = 0.9,
+        divergence: float = 2.0,
+        stop_ratio: float | None = None,
+        rule: Rule = "minimum",
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> LRRangeTest:
+        """Train shortly with rising learning rates and suggest one (arXiv 1506.01186), or find the largest stable one.
+
+        Args:
+            model: The model.
+            train_dataloaders: Training batches, unless `datamodule` has them.
+            datamodule: The data.
+            optimizers: Names of optimizers, or with options `{class_path: NAME, init_args: {...}}`, to compare; by
+                default the chosen one alone.
+            seeds: Seeds of initialization, data order and dropout, each with a curve of its own; by default the run's.
+            mode: "range" raises the learning rate in each step; "envelope" trains from the same start at each of a few
+                learning rates and tells the largest that is stable (every loss finite, the mean of the last ten not
+                above the first).
+            factors: Range of multiples of each parameter group's own learning rate; [1e-4, 1e3] with mode range.
+            rates: Instead, the range of the first group's learning rate; [1e-3, 2] with mode envelope.
+            steps: Optimizer steps: of the whole range, or at each learning rate of an envelope; at least 2.
+            values: Learning rates of an envelope, at least 2.
+            spacing: "exponential" (equal ratios) or "linear".
+            smoothing: Weight of the past in the moving average of the loss, in [0, 1).
+            divergence: Stop when the smoothed loss exceeds l_min + divergence * max(l_0 - l_min, |l_0| / 2).
+            stop_ratio: Instead, stop when it exceeds this multiple of the first loss; above 1.
+            rule: Whose suggestion counts: steepest, minimum, valley, slide or max_stable (the upper bound).
+            ckpt_path: Start from this checkpoint; by default from the initialization.
+            weights_only: Whether to refuse a checkpoint that holds more than tensors and plain values.
+
+        Returns:
+            What was found, in `curves` or `trials`.
+
+        Raises:
+            ValueError: if an option is out of range or contradicts another, or there is nothing to train.
+        """
+        test = TestOnly(
+            mode=mode,
+            factors=factors,
+            rates=rates,
+            steps=steps,
+            values=values,
+            spacing=spacing,
+            seeds=seeds,
+            smoothing=smoothing,
+            divergence=divergence,
+            stop_ratio=stop_ratio,
+            rule=rule,
+        )
+        data = {"train_dataloaders": train_dataloaders, "datamodule": datamodule}
+        run_tests(self, model, test, optimizers, self.rebuild, **data, ckpt_path=ckpt_path, weights_only=weights_only)
+        return test
