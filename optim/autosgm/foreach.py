@@ -57,7 +57,7 @@ def scaled_and_shifted(tensors: Tensors, scale: float, shift: float | Tensors, o
     """A multiple plus a shift: one number for all tensors, or a tensor of one number for each."""
     if _on_cpu(tensors):
         # In one pass, where PyTorch has two for lists.
-        shifts = [tensors[0].new_full((), shift)] * len(tensors) if isinstance(shift, float) else shift
+        shifts = shift if isinstance(shift, list) else [tensors[0].new_full((), shift)] * len(tensors)
         places = [None] * len(tensors) if out is None else out
         return [
             torch.add(start, tensor, alpha=scale, out=place)

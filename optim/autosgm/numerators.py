@@ -107,7 +107,9 @@ def smooth(sums: Tensors, sizes: list[int], states: list[State]) -> Tensors:
     return numerators
 
 
-def chebyshev(group: Group, scale: float, updates: list[Tensors], states: list[State], scratch: Scratch) -> Tensors:
+def chebyshev(
+    group: Group, scale: float, updates: list[Tensors], states: list[State], scratch: Scratch | None
+) -> Tensors:
     """Numerator 1: one number per tensor, from the length of its update.
 
     Args:
