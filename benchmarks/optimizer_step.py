@@ -1,7 +1,9 @@
 """Time of `optimizer.step()` beside torch.optim and other libraries, on the parameters of ResNet-18 and a 30M GPT.
 
-All contestants of a table step in turn, round after round, on the same constant gradients and one thread; the table
-shows medians, and medians of the ratios within rounds. A library that is not installed is left out by name:
+All contestants of a table step in turn, round after round, on the same constant gradients and one thread. The tables,
+in Markdown, show medians of the CPU time (on a GPU: of the time until it is done) and medians of the ratios to the
+first contestant within a round, which other work on the machine hardly changes. Of the inner solvers they also show
+the largest relative duality gap left. A library that is not installed is left out by name:
 `pip install pytorch-optimizer timm torch-optimi heavyball` brings all.
 
     OMP_NUM_THREADS=1 python benchmarks/optimizer_step.py [--rounds 15] [--only muon] [--device cuda] [--heavyball]
@@ -18,6 +20,7 @@ from typing import Any, get_args
 
 import torch
 import torchvision
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -25,6 +28,7 @@ from torch.optim import Optimizer
 
 from optim import OPTIMIZERS
 from optim.autosgm.options import Numerator
+from optim.composite import Composite
 
 Make = Callable[[nn.Module], Optimizer]
 
@@ -88,6 +92,36 @@ def muon_of(path: str, name: str, **options: Any) -> Make:
     return make
 
 
+def torch_muon(module: nn.Module) -> Optimizer:
+    """PyTorch's Muon, which has no step for kernels, on the same weights seen as matrices."""
+    matrices = []
+    for group in OPTIMIZERS.create("muon", module).param_groups:
+        for weight in group["params"] if group["algorithm"] == "muon" else ():
+            matrices.append(nn.Parameter(weight.detach().flatten(1)))
+            matrices[-1].grad = weight.grad.flatten(1)
+    return torch.optim.Muon(matrices, lr=1e-3)
+
+
+class SGDWithPowerPass(torch.optim.SGD):
+    """The yardstick of spectral clipping: a fused SGD step, and one pass of a power iteration over each matrix."""
+
+    def __init__(self, module: nn.Module) -> None:
+        groups = OPTIMIZERS.create("muon_sgd", module).param_groups
+        self.matrices = [p.detach().flatten(1) for g in groups if g["algorithm"] == "muon_sgd" for p in g["params"]]
+        super().__init__(module.parameters(), lr=1e-3, momentum=0.9, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        for matrix in self.matrices:
+            torch.mv(matrix.mT, torch.mv(matrix, matrix[0]))
+        return super().step(closure)
+
+
+def muon_sgd(solver: str, budget: float = 1e-3) -> Make:
+    """Ours within a budget, which by default every matrix reaches."""
+    return ours("muon_sgd", momentum=0.9, inner_solver=solver, spectral_budget=budget)
+
+
 def our_muon_alone(**options: Any) -> Make:
     """Ours without the AdamW part, to compare with Muons that have none."""
 
@@ -102,10 +136,6 @@ def our_muon_alone(**options: Any) -> Make:
 def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
     """Contestants by table; the first of each is what the others are divided by."""
     lr = {"lr": 1e-3}
-    solvers = {
-        f"muon_sgd {solver}": ours("muon_sgd", inner_solver=solver, spectral_budget=1e-3)
-        for solver in ("spectral_clip", "exact", "frank_wolfe", "dual_ascent", "quasi_newton", "admm")
-    }
     elementwise = {
         "torch AdamW fused": on_parameters("torch.optim", "AdamW", fused=True, **lr),
         "ours adamw": ours("adamw", **lr),
@@ -133,7 +163,7 @@ def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
             },
         },
         "muon": {
-            "torch Muon": muon_of("torch.optim", "Muon", **lr),
+            "torch Muon": torch_muon,
             "ours muon": our_muon_alone(),
             "ours muon, gram": our_muon_alone(method="gram"),
             "ours muon, exact": our_muon_alone(method="exact"),
@@ -142,10 +172,20 @@ def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
             "pytorch-optimizer Muon": muon_of("pytorch_optimizer", "Muon", **lr),
             "timm Muon": muon_of("timm.optim", "Muon", **lr),
         },
+        "spectral clipping": {
+            "torch SGD momentum fused and a power pass": SGDWithPowerPass,
+            "torch SGD momentum fused": on_parameters("torch.optim", "SGD", momentum=0.9, fused=True, **lr),
+            "ours muon_sgd without a budget": muon_sgd("none"),
+            "ours spectral_clip, budget out of reach": muon_sgd("spectral_clip", 1e3),
+            "ours spectral_clip_fast, budget reached": muon_sgd("spectral_clip_fast"),
+            "ours spectral_clip, budget reached": muon_sgd("spectral_clip"),
+        },
         "solvers": {
             "ours muon": our_muon_alone(),
-            "torch SGD momentum fused": on_parameters("torch.optim", "SGD", momentum=0.9, fused=True, **lr),
-            **solvers,
+            **{
+                f"ours muon_sgd, {solver}": muon_sgd(solver)
+                for solver in ("spectral_clip", "exact", "frank_wolfe", "dual_ascent", "quasi_newton", "admm")
+            },
         },
     }
 
@@ -180,15 +220,16 @@ def build(makes: dict[str, Make], model: str, device: str) -> tuple[dict[str, Op
 def measure(built: dict[str, Optimizer], rounds: int, device: str) -> dict[str, list[float]]:
     """Milliseconds of each step, by contestant and round."""
     times: dict[str, list[float]] = {name: [] for name in built}
+    clock = time.process_time if device == "cpu" else time.perf_counter
     for _ in range(rounds):
         for name, optimizer in built.items():
             if any(p.grad is None for group in optimizer.param_groups for p in group["params"]):
                 give_gradients(optimizer.module)  # type: ignore[attr-defined]
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             optimizer.step()
             _wait(device)
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append((clock() - start) * 1e3)
     return times
 
 
@@ -197,19 +238,32 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def show(console: Console, title: str, times: dict[str, list[float]]) -> None:
-    table = Table("optimizer", "ms a step", "ratio", title=title)
+def gaps(built: dict[str, Optimizer]) -> dict[str, float]:
+    """The largest relative duality gap that an inner solver left, by contestant."""
+    found = {}
+    for name, optimizer in built.items():
+        if isinstance(optimizer, Composite):
+            optimizer.record_statistics = True
+            optimizer.step()
+            left = [stats["relative_gap"] for stats in optimizer.last_stats.values() if "relative_gap" in stats]
+            found |= {name: max(float(gap) for gap in left)} if left else {}
+    return found
+
+
+def show(console: Console, title: str, times: dict[str, list[float]], gaps: dict[str, float]) -> None:
+    table = Table("optimizer", "ms a step", "ratio", *(["largest gap"] if gaps else []), box=box.MARKDOWN)
     first = next(iter(times.values()))
     for name, values in times.items():
         ratio = statistics.median(value / base for value, base in zip(values, first, strict=True))
-        table.add_row(name, f"{statistics.median(values):.2f}", f"{ratio:.2f}")
-    console.print(table)
+        gap = ([f"{gaps[name]:.0e}"] if name in gaps else [""]) if gaps else []
+        table.add_row(name, f"{statistics.median(values):.2f}", f"{ratio:.2f}", *gap)
+    console.print(f"### {title}", table, highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", help="one table: elementwise, autosgm, muon, solvers")
+    parser.add_argument("--only", choices=list(tables(False)), help="one table")
     parser.add_argument("--model", choices=list(MODELS), help="one model")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--heavyball", action="store_true", help="also HeavyBall, which compiles for a minute")
@@ -221,9 +275,10 @@ def main() -> None:
             continue
         for model in [arguments.model] if arguments.model else MODELS:
             built, left_out = build(makes, model, arguments.device)
-            show(console, f"{title}, {model}", measure(built, arguments.rounds, arguments.device))
+            times = measure(built, arguments.rounds, arguments.device)
+            show(console, f"{title}, {model}", times, gaps(built) if title == "solvers" else {})
             for line in left_out:
-                console.print(f"left out: {line}", highlight=False)
+                console.print(f"Left out: {line}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

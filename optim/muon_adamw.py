@@ -22,10 +22,10 @@ from optim.spectral_budget import (
     check_budget,
     groups_by_dimensions,
     is_limited,
-    limited_updates,
     retract,
     route_of,
     solver_state,
+    take_limited_step,
 )
 
 
@@ -69,9 +69,8 @@ class LimitedAdamW(Algorithm):
             adamw_step(group, weights, gradients, states)
             return
         directions = adam_directions(group, gradients, states)
-        updates = limited_updates(directions, weights, states, group, statistics)
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(weights, updates)
+        decay = 1 - group["lr"] * group["weight_decay"]
+        take_limited_step(directions, weights, states, group, statistics, decay)
         retract(weights, group)
 
 

@@ -21,10 +21,10 @@ from optim.spectral_budget import (
     check_budget,
     groups_by_dimensions,
     is_limited,
-    limited_updates,
     retract,
     route_of,
     solver_state,
+    take_limited_step,
 )
 
 
@@ -71,8 +71,7 @@ class LimitedSGD(Algorithm):
             return
         decay = _decay_velocities(group, weights, states)
         directions = average(group, gradients, states)
-        updates = limited_updates(directions, weights, states, group, statistics)
-        torch._foreach_add_(weights, updates)
+        take_limited_step(directions, weights, states, group, statistics)
         if decay is not None:
             torch._foreach_add_(weights, decay, alpha=-group["lr"])
         retract(weights, group)

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from optim.matrices import gram as gram_matrix
 from optim.registry import unknown_name
 
 Method = Literal["newton_schulz", "gram", "exact"]
@@ -199,7 +200,7 @@ def _newton_schulz(wide: Tensor, schedule: list[Triple]) -> Tensor:
     """X <- a X + (b A + c A^2) X with A = X X^T."""
     multiply_add = torch.addmm if wide.ndim == 2 else torch.baddbmm
     for a, b, c in schedule:
-        gram = wide @ wide.mT
+        gram = gram_matrix(wide)
         factor = multiply_add(gram, gram, gram, beta=b, alpha=c) if c else b * gram
         wide = multiply_add(wide, factor, wide, beta=a)
     return wide
@@ -208,11 +209,11 @@ def _newton_schulz(wide: Tensor, schedule: list[Triple]) -> Tensor:
 def _gram_newton_schulz(wide: Tensor, schedule: list[Triple]) -> Tensor:
     """The same iteration on R = X X^T and the product Q of all factors; X itself is met at the ends and at restarts."""
     multiply_add = torch.addmm if wide.ndim == 2 else torch.baddbmm
-    gram, product = wide @ wide.mT, None
+    gram, product = gram_matrix(wide), None
     for step, (a, b, c) in enumerate(schedule):
         if step in RESTARTS and product is not None:
             wide = product @ wide
-            gram, product = wide @ wide.mT, None
+            gram, product = gram_matrix(wide), None
         factor = multiply_add(gram, gram, gram, beta=b, alpha=c) if c else b * gram
         factor.diagonal(dim1=-2, dim2=-1).add_(a)  # a I + b R + c R^2
         product = factor if product is None else factor @ product
@@ -227,7 +228,7 @@ def _polar_factor(wide: Tensor) -> Tensor:
     # A power of two near the largest entry: neither very large nor very small matrices are lost when squared.
     largest = double.abs().amax(dim=(-2, -1), keepdim=True)
     double = double / torch.where(largest > 0, torch.exp2(torch.frexp(largest).exponent.double()), 1.0)
-    values, vectors = torch.linalg.eigh(double @ double.mT)
+    values, vectors = torch.linalg.eigh(gram_matrix(double))
     floor = values[..., -1:].clamp(min=0) * (wide.shape[-2] * torch.finfo(torch.float64).eps)
     inverse_roots = torch.where(values > floor, values.clamp(min=torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
     return (vectors * inverse_roots.unsqueeze(-2)) @ (vectors.mT @ double)

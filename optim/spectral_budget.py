@@ -82,26 +82,25 @@ def solver_state(weight: Tensor, group: Mapping[str, Any]) -> State:
     return {PREFIX + key: value for key, value in state.items()}
 
 
-def limited_updates(
+def take_limited_step(
     directions: Sequence[Tensor],
     weights: Sequence[Tensor],
     states: Sequence[State],
     group: Mapping[str, Any],
     statistics: Statistics | None,
-) -> list[Tensor]:
-    """The changes that the solver makes of descent directions; equal matrices are solved together on accelerators.
+    decay: float = 1.0,
+) -> None:
+    """Add to weights what the solver makes of descent directions; equal matrices are solved together on accelerators.
 
     Args:
         directions: Averaged, perhaps preconditioned gradients, in the shapes of the weights.
-        weights: The weights before the step.
+        weights: Changed in place.
         states: Their states, whose solver entries are replaced.
         group: The complete group.
         statistics: As in `Algorithm.update`; each gets "iterations", "relative_gap", "residual", "budget_used"
             (spectral norm of the change over the budget) and "budget_active" (0 or 1: whether without the budget the
             change would be larger), each the largest of a weight's matrices.
-
-    Returns:
-        What to add to the weights, the minus sign included.
+        decay: What the weights are multiplied by first.
     """
     solver, split = SOLVERS[group["inner_solver"]], group.get("split", 1)
     gradients = [as_matrices(direction, split) for direction in directions]
@@ -109,31 +108,54 @@ def limited_updates(
     elements = group["batch_elements"]
     if elements is None:
         elements = 0 if gradients[0].device.type == "cpu" else BATCH_ELEMENTS
-    updates = list(directions)
     for batch in batches(gradients, elements):
         keys = [key for key in states[batch[0]] if key.startswith(PREFIX)]
         gradient, point = _joined([gradients[index] for index in batch]), _joined([points[index] for index in batch])
-        result = solver.solve(
-            gradient,
-            point,
-            group["lr"],
-            group["spectral_budget"],
-            tangent=group["tangent"],
-            tolerance=group["tolerance"],
-            max_iterations=group["max_iterations"],
-            state={key.removeprefix(PREFIX): _joined([states[index][key] for index in batch]) for key in keys} or None,
-            certify=statistics is not None,
-        )
-        found = None if statistics is None else _measured(result, gradient, point, group)
+        plain = surely_inactive(gradient, group)
+        result = found = None
+        if not plain or statistics is not None:
+            warm = {key.removeprefix(PREFIX): _joined([states[index][key] for index in batch]) for key in keys}
+            result = solver.solve(
+                gradient,
+                point,
+                group["lr"],
+                group["spectral_budget"],
+                tangent=group["tangent"],
+                tolerance=group["tolerance"],
+                max_iterations=group["max_iterations"],
+                state=warm or None,
+                certify=statistics is not None,
+            )
+        if result is not None and statistics is not None:
+            found = _measured(result, gradient, point, group)
         for place, index in enumerate(batch):
             part = slice(place * split, (place + 1) * split)
-            updates[index] = from_matrices(result.update[part], weights[index])
+            if statistics is not None and found is not None:
+                statistics[index] |= {key: values[part].amax() for key, values in found.items()}
+            if decay != 1:
+                weights[index].mul_(decay)
+            if plain or result is None:
+                # Whether or not statistics were asked for, and leaving the solver's state alone.
+                weights[index].add_(directions[index], alpha=-group["lr"])
+                continue
+            weights[index].add_(from_matrices(result.update[part], weights[index]))
             for key in keys:
                 # A copy, so that a checkpoint does not hold the whole batch once for each of its members.
                 states[index][key].copy_(result.state[key.removeprefix(PREFIX)][part])
-            if statistics is not None and found is not None:
-                statistics[index] |= {key: values[part].amax() for key, values in found.items()}
-    return updates
+
+
+def surely_inactive(gradient: Tensor, group: Mapping[str, Any]) -> bool:
+    """Whether the Frobenius norm, never below the spectral one, shows that plain descent is within the budget.
+
+    Then no solver is needed. It is asked on a CPU only: an accelerator would have to wait for the answer.
+    """
+    lr, budget = group["lr"], group["spectral_budget"]
+    if gradient.device.type != "cpu" or group["tangent"] or lr == 0:
+        return False
+    # A percent for the rounding of the sum; entries whose squares vanish are below the root of the smallest number.
+    vanished = math.sqrt(gradient[0].numel() * torch.finfo(gradient.dtype).smallest_normal)
+    largest = torch.linalg.vector_norm(gradient, dim=(-2, -1)).amax()
+    return bool(1.01 * largest + vanished <= budget / lr)
 
 
 def retract(weights: Sequence[Tensor], group: Mapping[str, Any]) -> None:

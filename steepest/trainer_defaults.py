@@ -3,8 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelSummary, ProgressBar, RichModelSummary
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -24,10 +26,21 @@ def completed_callbacks(options: dict[str, Any], optimizer: Any = None) -> list[
         callbacks.append(RichModelSummary(max_depth=2))
     if not _has(callbacks, StepSeed):
         callbacks.append(StepSeed())
-    # By itself, as the algorithm of `external` or as the base of another optimizer.
-    if "schedulefree" in str(optimizer).lower().replace("_", "") and not _has(callbacks, ScheduleFreeSwitch):
+    if _has_modes(optimizer) and not _has(callbacks, ScheduleFreeSwitch):
         callbacks.append(ScheduleFreeSwitch())
     return callbacks
+
+
+def _has_modes(optimizer: Any) -> bool:
+    """Whether a parsed optimizer is schedule-free: by its name, or a class in it has modes for training and evaluation.
+
+    The class may be the algorithm of `external` or belong to the base of another optimizer.
+    """
+    if "schedulefree" in str(optimizer).lower().replace("_", ""):
+        return True
+    entries = optimizer.items() if isinstance(optimizer, Namespace) else ()
+    classes = [resolve_name(value) for key, value in entries if key.split(".")[-1] == "class_path"]
+    return any(callable(getattr(kind, "train", None)) and callable(getattr(kind, "eval", None)) for kind in classes)
 
 
 def run_loggers(runs_dir: str, name: str, folder: Path | None) -> list[Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 import optim.autosgm.dynamics as dynamics
 from optim.algorithm import Algorithm, State, Statistics, register_algorithm
 from optim.autosgm.batches import Part, batches, parts
-from optim.autosgm.foreach import scaled_and_shifted, totals
+from optim.autosgm.foreach import Scratch, into, scaled_and_shifted
 from optim.autosgm.numerators import ESTIMATORS, SCALAR_STATES, chebyshev, smooth
 from optim.autosgm.options import DEFAULTS, check_options, window_at
 
@@ -48,6 +48,7 @@ class AutoSGMRule(Algorithm):
         statistics: Statistics | None,
     ) -> None:
         """One step of all weights."""
+        scratch = Scratch()
         for step, members in _by_step(states):
             for indices, rows in batches([weights[member] for member in members]):
                 chosen = [members[index] for index in indices]
@@ -60,6 +61,7 @@ class AutoSGMRule(Algorithm):
                     [gradients[member] for member in chosen],
                     [states[member] for member in chosen],
                     measured,
+                    scratch,
                 )
 
 
@@ -71,12 +73,14 @@ def _step_batch(
     gradients: Tensors,
     states: list[State],
     statistics: Statistics | None,
+    scratch: Scratch,
 ) -> None:
     """One step of the tensors of a batch, part by part."""
     factor = window_at(group, step)
     trace = dynamics.Trace() if group["track_dynamics"] or statistics is not None else None
-    portions = parts(weights, gradients, states, _elementwise(group), rows)
-    if not group["adaptive"] or group["numerator"] == "constant":
+    constant = not group["adaptive"] or group["numerator"] == "constant"
+    portions = parts(weights, gradients, states, _elementwise(group), rows, scratch, keep_updates=not constant)
+    if constant:
         numerators = [group["lr"]] * len(weights)
         for part in portions:
             _step_constant(group, step, factor, part, trace)
@@ -115,19 +119,20 @@ def _step_varying(
     moved: list[Tensors] = []
     updates: list[Tensors] = []
     sums: Tensors = []
+    scratch = None
     for part in portions:
+        scratch = part.scratch
         gradients, update, denominators = _filtered(group, step, part, trace)
         torch._foreach_div_(update, denominators)
         if group["decoupled_decay"] and group["weight_decay"]:
             torch._foreach_add_(update, part.weights, alpha=_decoupled(group) / scale)
         if estimator:
-            normalized = list(torch._foreach_div(gradients, denominators))
-            estimate = estimator.estimate(group, part, normalized, denominators)
-            sums = list(torch._foreach_add(sums, totals(estimate))) if sums else totals(estimate)
+            found = estimator.estimate(group, part, gradients, denominators)
+            sums = list(torch._foreach_add(sums, found)) if sums else found
         moved.append(part.weights)
         updates.append(update)
     numerators = (
-        smooth(group, sums, sizes, states) if estimator is not None else chebyshev(group, scale, updates, states)
+        smooth(sums, sizes, states) if estimator is not None else chebyshev(group, scale, updates, states, scratch)
     )
     rate = (factor if group["maximize"] else -factor) * scale
     for weights, update in zip(moved, updates, strict=True):
@@ -144,11 +149,12 @@ def _filtered(group: Group, step: int, part: Part, trace: dynamics.Trace | None)
             weight.add_((weight.abs() < eps).to(weight.dtype), alpha=eps)
     gradients = part.gradients
     if group["weight_decay"] and not group["decoupled_decay"]:
-        gradients = list(torch._foreach_add(gradients, part.weights, alpha=group["weight_decay"]))
+        gradients = into(part.room("gradients"), "add", gradients, part.weights, alpha=group["weight_decay"])
 
     # With m the average of g, (m_t - gamma m_{t-1}) / (1 - gamma) is on the line from m_{t-1} to g_t.
     average, beta = part.states["exp_avg"], group["beta"]
-    filtered = list(torch._foreach_lerp(average, gradients, (1 - beta) / (1 - group["gamma"])))
+    room = part.updates or part.room("filtered")
+    filtered = into(room, "lerp", average, gradients, scalar=(1 - beta) / (1 - group["gamma"]))
     torch._foreach_lerp_(average, gradients, 1 - beta)
 
     denominators = []
@@ -156,7 +162,8 @@ def _filtered(group: Group, step: int, part: Part, trace: dynamics.Trace | None)
         square, beta = part.states["exp_avg_sq"], group["denominator_beta"]
         torch._foreach_mul_(square, beta)
         torch._foreach_addcmul_(square, gradients, gradients, value=1 - beta)
-        denominators = scaled_and_shifted(square, _scale(beta, group, step), eps if group["repeat_eps"] else 0.0)
+        shift, room = eps if group["repeat_eps"] else 0.0, part.room("denominators")
+        denominators = scaled_and_shifted(square, _scale(beta, group, step), shift, room)
         torch._foreach_sqrt_(denominators)
         torch._foreach_add_(denominators, eps)
     if trace is not None:

@@ -35,7 +35,7 @@ class Trace:
     ) -> None:
         """Note one part before its weights change: copies of what is going to be overwritten; no denominators are 1."""
         self.weights.append([weight.clone() for weight in weights])
-        self.gradients.append(gradients)
+        self.gradients.append([gradient.clone() for gradient in gradients])
         self.filtered.append([output.clone() for output in filtered])
         self.denominators.append([d.clone() for d in denominators] or [torch.ones_like(weight) for weight in weights])
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from optim.matrices import gram
+
 # Smallest ratio of a singular value to the largest one at which dividing by it, read off a Gram matrix, keeps five
 # digits in float32 and seven in float64: the relative error is about epsilon / ratio^2.
 GRAM_LIMIT = {torch.float32: 0.1, torch.float64: 3e-5}
@@ -168,4 +170,4 @@ def _as_given(tall: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _gram(matrices: Tensor) -> Tensor:
-    return matrices.mT @ matrices
+    return gram(matrices.mT)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optim import OPTIMIZERS
 from optim.composite import Composite
 from optim.grouping import explain
+from optim.matrices import BLOCK_ROWS
 from optim.muon import muon, scale_factor
 from optim.orthogonalize import orthogonalize
 from optim.rules import ParameterRule
@@ -48,6 +49,16 @@ def test_equal_to_torch_to_the_bit(scale, nesterov, dtype) -> None:
     follow(theirs, torch.optim.Muon(theirs, lr=0.02, adjust_lr_fn=TORCH_SCALE[scale], **options))
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one, other)
+
+
+def test_large_matrices_whose_gram_matrix_is_made_of_blocks_are_equal_to_torch() -> None:
+    shapes = [(2 * BLOCK_ROWS, 300), (300, 2 * BLOCK_ROWS + 20)]
+    ours, theirs = weights(shapes), weights(shapes)
+    follow(ours, composite(ours), 3)
+    follow(theirs, torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0), 3)
+    for one, other in zip(ours, theirs, strict=True):
+        # To the bit wherever the product of blocks is computed like that of the whole; in bfloat16 it need not be.
+        torch.testing.assert_close(one, other, rtol=0, atol=0.02 * 0.02)
 
 
 def test_a_network_takes_the_steps_of_torchs_muon_and_adamw() -> None:

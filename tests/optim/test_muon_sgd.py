@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from optim.grouping import explain
 from optim.muon_sgd import MuonSGD, muon_sgd
 from optim.rules import ParameterRule
+from optim.spectral_budget import surely_inactive
 from tests.optim.spectral import changes, clipped, follow, norm, parameters
 
 SOLVERS = ["exact", "spectral_clip", "frank_wolfe", "dual_ascent", "quasi_newton", "admm"]
@@ -139,6 +142,48 @@ def test_statistics_of_the_solver() -> None:
     optimizer.param_groups[0]["lr"] = 1e-3
     follow(members, optimizer, 1)
     assert all(found["budget_active"] == 0 for found in optimizer.last_stats.values())
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "spectral_clip_fast"])
+@pytest.mark.parametrize("budget", [1e-3, 0.3, 100.0])
+def test_statistics_change_no_bit(solver, budget) -> None:
+    """With the budget always, sometimes and never reached; a solver asked for statistics only keeps its state."""
+    shapes = [(80, 70), (6, 4)]
+    watched, alone = parameters(shapes=shapes), parameters(shapes=shapes)
+    options: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "inner_solver": solver, "spectral_budget": budget}
+    optimizer = MuonSGD(watched, **options)
+    optimizer.record_statistics = True
+    follow(watched, optimizer, 4)
+    follow(alone, MuonSGD(alone, **options), 4)
+    assert all(torch.equal(one, other) for one, other in zip(watched, alone, strict=True))
+
+
+def test_a_budget_surely_out_of_reach_is_sgd_to_the_bit() -> None:
+    ours, theirs = parameters(), parameters()
+    follow(ours, MuonSGD(ours, lr=0.05, momentum=0.9, spectral_budget=100.0), 12)
+    follow(theirs, torch.optim.SGD(theirs, lr=0.05, momentum=0.9), 12)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([1e-42, 1e-38, 1e-30, 1e-19, 1e-3, 1.0, 1e15, 1e25]),
+    st.floats(0.5, 2.0),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=100)
+def test_what_is_calledsurely_inactive_is_within_the_budget(seed, scale, ratio, rank_one) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    gradient = torch.randn(1, 9, 7, generator=generator, dtype=torch.float64)
+    if rank_one:  # where the Frobenius norm is the spectral one
+        gradient = gradient[:, :, :1] * gradient[:, :1]
+    single = (gradient * scale).float()
+    norm = float(torch.linalg.matrix_norm(single.double(), 2))
+    if surely_inactive(single, {"lr": 1.0, "spectral_budget": ratio * norm, "tangent": False}):
+        assert ratio >= 1
+    assert (
+        surely_inactive(single, {"lr": 1.0, "spectral_budget": 4 * norm, "tangent": False}) or not 1e-15 < scale < 1e18
+    )
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "spectral_clip_fast"])

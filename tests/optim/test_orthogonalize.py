@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from optim.matrices import BLOCK_ROWS, gram
 from optim.orthogonalize import COEFFICIENTS, orthogonalize
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -75,6 +76,20 @@ def test_transposed_and_batched_inputs_give_the_same(shape, method, seed) -> Non
         torch.testing.assert_close(orthogonalize(one, method), expected, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(orthogonalize(one.mT, method), expected.mT, rtol=1e-9, atol=1e-9)
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2 * BLOCK_ROWS, 40), (3 * BLOCK_ROWS + 77, 500), (2, 2 * BLOCK_ROWS + 1, 30), (5, 7)]
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_gram_matrix_in_blocks_is_the_whole_one(shape, dtype, transposed) -> None:
+    x = matrix(shape).to(dtype)
+    x = x.mT.contiguous().mT if transposed else x
+    product = gram(x)
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 5e-3}[dtype]
+    expected = x.double() @ x.double().mT
+    assert (product.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("method", ["newton_schulz", "gram", "exact"])

@@ -136,9 +136,10 @@ def test_other_optimizers_are_left_alone(tmp_path: Path) -> None:
     assert torch.equal(*runs)
 
 
-def test_a_schedule_free_class_by_import_path_is_switched_as_well(steepest, tiny) -> None:
-    words = ["--optimizer", "external", "--optimizer.algorithm", "schedulefree.AdamWScheduleFree"]
+@pytest.mark.parametrize("path", ["schedulefree.AdamWScheduleFree", "tests.optim.averaging.Averaging"])
+def test_a_schedule_free_class_by_import_path_is_switched_as_well(path, steepest, tiny) -> None:
+    words = ["--optimizer", "external", "--optimizer.algorithm", path]
     assert steepest("fit", "--config", tiny, *words, "--trainer.max_epochs", "1").code == 0
-    (path,) = Path("runs/tiny/version_0/checkpoints").glob("last.ckpt")
-    saved = torch.load(path, weights_only=False)
+    (checkpoint,) = Path("runs/tiny/version_0/checkpoints").glob("last.ckpt")
+    saved = torch.load(checkpoint, weights_only=False)
     assert all(group["train_mode"] is False for group in saved["optimizer_states"][0]["param_groups"])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optim.autosgm import AutoSGM, ReferenceAutoSGM
 from optim.autosgm.batches import CACHE_SIZE, batches, parts
+from optim.autosgm.foreach import Scratch
 from tests.optim.autosgm.problem import SHAPES, gradients, tensors, train
 
 WINDOW = (1, 0, 0.1, 2, 1, 2, 20, 1, 0.1)
@@ -70,7 +71,7 @@ def test_any_options(lr_cfg: Any, poles: Any, zero: float, gain: float, debias: 
 
 @pytest.mark.parametrize("numerator", range(5))
 def test_large_tensors_are_worked_on_in_slices(numerator: int) -> None:
-    shapes = [(300, 50, 3, 3), (7,), (1, CACHE_SIZE + 5), (CACHE_SIZE + 5,)]
+    shapes = [(300, 80, 3, 3), (7,), (1, CACHE_SIZE + 5), (CACHE_SIZE + 5,)]
     assert_equal_forms(shapes, 3, **configuration(numerator))
 
 
@@ -82,7 +83,7 @@ def test_single_precision(numerator: int) -> None:
 @pytest.mark.parametrize("numerator", [0, 3])
 def test_memory_formats(numerator: int) -> None:
     def other_formats() -> list[Tensor]:
-        first, second = tensors([(300, 50, 3, 3), (40, 30)])
+        first, second = tensors([(300, 80, 3, 3), (600, 400)])
         weights = [first.detach().to(memory_format=torch.channels_last), second.detach().t()]
         return [weight.requires_grad_() for weight in weights]
 
@@ -114,7 +115,7 @@ def test_the_parts_hold_every_element_once(shapes: list[list[int]]) -> None:
     for indices, rows in batches(weights):
         seen += indices
         chosen = [weights[index] for index in indices]
-        for part in parts(chosen, chosen, [{}] * len(chosen), (), rows):
+        for part in parts(chosen, chosen, [{}] * len(chosen), (), rows, Scratch(), keep_updates=True):
             for weight in part.weights:
                 weight += 1
     assert sorted(seen) == list(range(len(weights)))
