@@ -6,6 +6,7 @@ What is imported here can be named without a path on the command line: `--traine
 from callbacks.checkpoints import Checkpoints
 from callbacks.gradient_flow import GradientFlowMonitor
 from callbacks.learning_rate import LearningRateTracker
+from callbacks.loss_landscape import LossLandscape
 from callbacks.noise_scale import GradientNoiseScale
 from callbacks.progress_bar import StepProgressBar
 from callbacks.schedule_free import ScheduleFreeSwitch
@@ -18,6 +19,7 @@ __all__ = [
     "GradientFlowMonitor",
     "GradientNoiseScale",
     "LearningRateTracker",
+    "LossLandscape",
     "ScheduleFreeSwitch",
     "SharpnessProbe",
     "SpectralNormTracker",
