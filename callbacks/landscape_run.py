@@ -370,9 +370,7 @@ def _started(axes: Sequence[NDArray], mark: str, path: Path | None) -> Surface:
 
 def _onto(plane: Plane, tensors: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
     """The directions in the dtype and on the device of the tensors that they move."""
-    return tuple(
-        [part.to(own) for part, own in zip(direction, tensors, strict=True)] for direction in plane.directions
-    )
+    return tuple([part.to(own) for part, own in zip(direction, tensors, strict=True)] for direction in plane.directions)
 
 
 def _columns(places: Sequence[Sequence[float]], count: int) -> list[list[float]]:

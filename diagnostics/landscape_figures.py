@@ -84,11 +84,12 @@ def contour(
     points: Mapping[str, Place] = {},
 ) -> Figure:
     """The loss over a plane as filled contours; where it is not finite the picture is empty."""
-    figure = Figure(figsize=(7.6, 6.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.8), layout="constrained")
     axes = figure.subplots()
     _contours(figure, axes, surface, labels)
     if path:
         walk = numpy.array([place for _, place in path])
+        axes.plot(walk[:, 0], walk[:, 1], "-", color="black", linewidth=2.4, alpha=0.6)
         axes.plot(walk[:, 0], walk[:, 1], "-o", color="white", linewidth=1.2, markersize=2.5, label="trajectory")
         axes.plot(*walk[0], "s", color="white", markeredgecolor="black", markersize=7, label=f"step {path[0][0]:,}")
     for marker, (name, place) in zip("^DvP", points.items(), strict=False):
@@ -110,7 +111,7 @@ def relief(surface: Surface, labels: Sequence[str], title: str, note: str, path:
     axes.plot_surface(first, second, heights, cmap=COLORS, rstride=1, cstride=1, linewidth=0, alpha=0.9, zorder=1)
     if path:
         walk = numpy.array([place for _, place in path])
-        above = [_nearest(surface, heights, place) for place in walk]
+        above = [_height(surface, heights, place) for place in walk]
         axes.plot(walk[:, 0], walk[:, 1], above, "-", color="black", linewidth=1.4, zorder=3)
     axes.plot([0.0], [0.0], [heights[surface.origin]], "o", color=VERMILION, markersize=7, zorder=4)
     axes.set_xlabel(_wrapped(labels[0]), fontsize=9, labelpad=10)
@@ -118,7 +119,7 @@ def relief(surface: Surface, labels: Sequence[str], title: str, note: str, path:
     axes.set_zlabel("log10 of the loss" if wide else "loss", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.view_init(elev=34, azim=-58)
-    axes.set_box_aspect((1.0, 1.0, 0.7), zoom=0.86)
+    axes.set_box_aspect((1.0, 1.0, 0.72), zoom=1.0)
     _title(axes, title, note)
     return figure
 
@@ -151,13 +152,19 @@ def animation(
         head.set_data(places[stop : stop + 1, 0], places[stop : stop + 1, 1])
         text.set_text(f"{title}, step {walk[stop][0]:,}")
         image = Image.fromarray(render(figure, dots_per_inch=90))
-        # One palette for all frames: the background must not flicker.
-        frames.append(image.quantize(128, palette=frames[0] if frames else None, dither=Image.Dither.NONE))
+        frames.append(image.quantize(palette=frames[0] if frames else _palette(image), dither=Image.Dither.NONE))
     duration = [max(40, round(1000 * seconds / len(frames)))] * len(frames)
     duration[-1] = 1500
     content = io.BytesIO()
     frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=False)
     write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
+
+
+def _palette(image: Image.Image) -> Image.Image:
+    """Colors for all frames, so that the background does not flicker; a small marker keeps its own."""
+    larger = Image.new("RGB", (image.width, image.height * 5 // 4), VERMILION)
+    larger.paste(image)
+    return larger.quantize(128)
 
 
 def _contours(figure: Figure, axes: Axes, surface: Surface, labels: Sequence[str], fontsize: int = 9) -> None:
@@ -188,7 +195,8 @@ def _legend(axes: Axes) -> None:
 def _title(axes: Any, title: str, note: str) -> None:
     axes.set_title(f"{title}\n", loc="left", fontsize=11)
     write = axes.text2D if axes.name == "3d" else axes.text
-    write(0.0, 1.015, note, transform=axes.transAxes, fontsize=8, color="0.35")
+    # Out of the layout, which would make room for a long note beside the picture.
+    write(0.0, 1.015, note, transform=axes.transAxes, fontsize=8, color="0.35").set_in_layout(False)
 
 
 def _shown(losses: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
@@ -200,9 +208,14 @@ def _is_wide(losses: NDArray[numpy.float64]) -> bool:
     return finite.size > 0 and float(finite.min()) > 0 and float(finite.max() / finite.min()) > WIDE
 
 
-def _nearest(surface: Surface, heights: NDArray[numpy.float64], place: Place) -> float:
-    index = tuple(int(numpy.abs(axis - value).argmin()) for axis, value in zip(surface.axes, place, strict=True))
-    return float(heights[index])
+def _height(surface: Surface, heights: NDArray[numpy.float64], place: Place) -> float:
+    """The surface above a place, linear between the four points around it."""
+    corners = heights
+    for axis, value in zip(surface.axes, place, strict=True):
+        below = int(numpy.clip(numpy.searchsorted(axis, value) - 1, 0, len(axis) - 2))
+        share = float(numpy.clip((value - axis[below]) / (axis[below + 1] - axis[below]), 0.0, 1.0))
+        corners = (1.0 - share) * corners[below] + share * corners[below + 1]
+    return float(corners)
 
 
 def _wrapped(label: str) -> str:

@@ -12,6 +12,7 @@ _COMPARED = {
     "validate": ("model",),
     "test": ("model",),
     "predict": ("model",),
+    "landscape": ("model",),
 }
 # Where files lie and how fast the network runs do not make another run.
 _IRRELEVANT = (".data_dir", ".download", ".compile")

@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write a checkpoint's predictions for the test split",
+    "landscape": "draw the loss around a checkpoint's weights",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 
