@@ -208,7 +208,7 @@ def _from_origin(surface: Surface) -> list[tuple[int, ...]]:
     return [origin, *(index for index in numpy.ndindex(surface.losses.shape) if index != origin)]
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def fingerprint(parts: Iterable[Any]) -> str:
@@ -252,7 +252,7 @@ def load_surface(path: Path) -> Surface:
     if not path.is_file():
         raise FileNotFoundError(f"no loss landscape at {path}")
     try:
-        with numpy.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, numpy.load(file, allow_pickle=False) as content:
             axes = tuple(content[name].astype(numpy.float64) for name in ("axis_1", "axis_2") if name in content)
             losses, done = content["losses"].astype(numpy.float64), content["done"].astype(bool)
             surface = Surface(axes, losses, done, str(content["fingerprint"]))

@@ -170,7 +170,7 @@ def _chunks(snapshots: Sequence[Weights], center: Weights) -> Iterator[tuple[int
     """Index of a tensor, part of it, and that part of (snapshot - centre) of all snapshots in float64 on the CPU."""
     # One after another, not per chunk: a snapshot may be a file, of which only the part that is used is read.
     loaded = [list(snapshot) for snapshot in snapshots]
-    for index, own in enumerate(center):
+    for index, own in enumerate(center if loaded else ()):
         for start in range(0, own.numel(), CHUNK):
             part = slice(start, start + CHUNK)
             origin = own.detach().reshape(-1)[part].cpu().double()

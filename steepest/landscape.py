@@ -111,8 +111,8 @@ def _gathered(
     if not weights:
         if not trajectory.steps:
             raise ValueError(
-                f"no trajectory was recorded in {home / FOLDER}: train with --trainer.callbacks+=LossLandscape, or name "
-                "checkpoints of the run with --checkpoints"
+                f"no trajectory was recorded in {home / FOLDER}: train with --trainer.callbacks+=LossLandscape, or "
+                "name checkpoints of the run with --checkpoints"
             )
         return {}, trajectory
     passed = Trajectory(limit=max(4, len(weights)), every=1)
