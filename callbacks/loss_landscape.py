@@ -1,6 +1,5 @@
 """Draws the loss around the weights, and the way training took through it."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -19,7 +18,7 @@ from callbacks.probe import MeasurementUnavailableError
 from diagnostics.curvature import CurvatureUnavailableError
 from diagnostics.guards import BatchNormMode
 from diagnostics.landscape_directions import Normalization
-from diagnostics.landscape_figures import animation, figures
+from diagnostics.landscape_figures import animation, draw
 from diagnostics.trajectory import Trajectory
 
 FOLDER = "trajectory"
@@ -57,7 +56,7 @@ class LossLandscape(Diagnostic):
         probe_batch: Samples of a batch to use, on each rank.
         probe_batches: From how many of the first training batches.
         seed: Of random directions.
-        animate: Write the GIF.
+        figures: Draw the figures; without them only scalars, the NPZ and the JSON file are written.
         strict: Raise the error of a failed measurement instead of warning.
 
     Raises:
@@ -81,7 +80,7 @@ class LossLandscape(Diagnostic):
         probe_batch: int = 128,
         probe_batches: int = 2,
         seed: int = 0,
-        animate: bool = True,
+        figures: bool = True,
         strict: bool = False,
     ) -> None:
         if directions == "checkpoints":
@@ -94,7 +93,7 @@ class LossLandscape(Diagnostic):
         super().__init__(every_n_steps=every_n_steps, strict=strict)
         self.options = LandscapeOptions(directions, dimensions, normalization, resolution, reach, batch_norm, seed)
         self.draw_every_n_epochs = draw_every_n_epochs
-        self.animate = animate
+        self.figures = figures
         self.held = HeldBatches(probe_batch, probe_batches)
         self.trajectory = Trajectory(max_snapshots, every_n_steps)
         self._resumed: dict[str, Any] | None = None
@@ -185,16 +184,15 @@ class LossLandscape(Diagnostic):
             raise MeasurementUnavailableError(str(error)) from error
 
     def _write(self, trainer: Trainer, landscape: Landscape, name: str, step: int) -> None:
-        title = f"Loss around the weights of step {step:,}"
-        drawn = figures(
-            landscape.surface, landscape.plane.labels, title, landscape.note(), landscape.path, landscape.points
-        )
-        for kind, figure in drawn.items():
-            self.write_figure(trainer, f"{name}_{kind}", figure, step)
         self.write_json(trainer, name, {"step": step, **landscape.report()})
-        if self.animate and self.run_folder is not None and landscape.walks:
-            target = Path(self.run_folder) / "figures" / f"{name}.gif"
-            animation(target, landscape.surface, landscape.plane.labels, "Training", landscape.path)
+        if not self.figures:
+            return
+        title = f"Loss around the weights of step {step:,}"
+        surface, labels = landscape.surface, landscape.plane.labels
+        for kind, figure in draw(surface, labels, title, landscape.note(), landscape.path).items():
+            self.write_figure(trainer, f"{name}_{kind}", figure, step)
+        if self.run_folder is not None and landscape.walks:
+            animation(self.run_folder / "figures" / f"{name}.gif", surface, labels, "Training", landscape.path)
 
     # --- state ------------------------------------------------------------------------------------------------------
 

@@ -37,9 +37,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def render(figure: Figure, dots_per_inch: int = 150) -> NDArray[numpy.uint8]:
-    """The figure as an image of shape (height, width, 3); never by pyplot, which keeps figures."""
-    figure.set_dpi(dots_per_inch)
+def render(figure: Figure) -> NDArray[numpy.uint8]:
+    """The figure as an image of shape (height, width, 3) at 150 dots an inch; never by pyplot, which keeps figures."""
+    figure.set_dpi(150)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     figure.set_layout_engine("none")  # the layout is done: further drawings need not repeat it

@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from diagnostics.artifacts import render, write_atomically
+from diagnostics.artifacts import write_atomically
 from diagnostics.landscape import Surface
 
 # Viridis stays ordered under every kind of color blindness and in gray; white and Okabe and Ito's vermilion stand out.
 COLORS = "viridis"
 BLUE, VERMILION = "#0072B2", "#D55E00"
+# White on an edge of black, to be seen on yellow as well.
+EDGE = [Stroke(linewidth=2.6, foreground="0.2"), Normal()]
+WALK: dict[str, Any] = {"color": "white", "linewidth": 1.2, "markersize": 2.5, "path_effects": EDGE}
 WIDE = 20.0  # ratio of largest to smallest loss from which a logarithmic scale shows more
 LEVELS = 16
 MOST_FRAMES = 48
@@ -28,7 +33,7 @@ Place = Sequence[float]
 Walk = Sequence[tuple[int, Place]]
 
 
-def figures(
+def draw(
     surface: Surface, labels: Sequence[str], title: str, note: str, path: Walk = (), points: Mapping[str, Place] = {}
 ) -> dict[str, Figure]:
     """All still figures of a landscape by name: "curve" of one axis, "contour" and "surface" of two.
@@ -89,8 +94,7 @@ def contour(
     _contours(figure, axes, surface, labels)
     if path:
         walk = numpy.array([place for _, place in path])
-        axes.plot(walk[:, 0], walk[:, 1], "-", color="black", linewidth=2.4, alpha=0.6)
-        axes.plot(walk[:, 0], walk[:, 1], "-o", color="white", linewidth=1.2, markersize=2.5, label="trajectory")
+        axes.plot(walk[:, 0], walk[:, 1], "-o", label="trajectory", **WALK)
         axes.plot(*walk[0], "s", color="white", markeredgecolor="black", markersize=7, label=f"step {path[0][0]:,}")
     for marker, (name, place) in zip("^DvP", points.items(), strict=False):
         axes.plot(*place, marker, color="white", markeredgecolor="black", markersize=8, label=name)
@@ -143,15 +147,24 @@ def animation(
     axes = figure.subplots()
     _contours(figure, axes, surface, labels, fontsize=8)
     places = numpy.array([place for _, place in walk])
-    (line,) = axes.plot([], [], "-o", color="white", linewidth=1.2, markersize=2.5)
-    (head,) = axes.plot([], [], "o", color=VERMILION, markeredgecolor="white", markersize=9)
-    text = axes.set_title(f"{title}, step {walk[-1][0]:,}", loc="left", fontsize=10)
+    (line,) = axes.plot([], [], "-o", animated=True, **WALK)
+    (head,) = axes.plot([], [], "o", color=VERMILION, markeredgecolor="white", markersize=9, animated=True)
+    text = axes.set_title(" ", loc="left", fontsize=10)
+    # The background is drawn once: a whole drawing takes a quarter of a second.
+    figure.set_dpi(90)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    text.set_animated(True)
+    background: Any = canvas.copy_from_bbox(figure.bbox)
     frames = []
     for stop in stops:
         line.set_data(places[: stop + 1, 0], places[: stop + 1, 1])
         head.set_data(places[stop : stop + 1, 0], places[stop : stop + 1, 1])
         text.set_text(f"{title}, step {walk[stop][0]:,}")
-        image = Image.fromarray(render(figure, dots_per_inch=90))
+        canvas.restore_region(background)
+        for artist in (line, head, text):
+            axes.draw_artist(artist)
+        image = Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy())
         frames.append(image.quantize(palette=frames[0] if frames else _palette(image), dither=Image.Dither.NONE))
     duration = [max(40, round(1000 * seconds / len(frames)))] * len(frames)
     duration[-1] = 1500

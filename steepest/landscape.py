@@ -21,7 +21,7 @@ from callbacks.loss_landscape import FOLDER
 from callbacks.probe import MeasurementUnavailableError
 from diagnostics.artifacts import save_figure, save_json
 from diagnostics.curvature import CurvatureUnavailableError
-from diagnostics.landscape_figures import animation, figures
+from diagnostics.landscape_figures import animation, draw
 from diagnostics.trajectory import Snapshot, Trajectory, fitting, recorded
 from steepest.checkpoint_config import run_folder_of
 
@@ -183,7 +183,8 @@ def _draw(landscape: Landscape, folder: Path, home: Path, step: int, animate: bo
     surface, labels = landscape.surface, landscape.plane.labels
     writer = SummaryWriter(str(home))
     try:
-        for name, figure in figures(surface, labels, title, landscape.note(), landscape.path, landscape.points).items():
+        drawn = draw(surface, labels, title, landscape.note(), landscape.path, landscape.points)
+        for name, figure in drawn.items():
             image = save_figure(figure, folder, name)
             writer.add_image(f"landscape/{folder.name}/{name}", image, global_step=step, dataformats="HWC")
         for tag, value in landscape.scalars().items():

@@ -40,7 +40,9 @@ def test_axes_are_even_cover_their_range_and_hold_zero(low, high, resolution) ->
         numpy.testing.assert_allclose(axis, numpy.linspace(low, high, resolution), atol=1e-12 * high)
 
 
-@pytest.mark.parametrize(("low", "high", "resolution"), [(-1, 1, 2), (-1, 1, 0), (0.5, 1, 5), (0, 0, 5), (-1, 1e999, 5)])
+@pytest.mark.parametrize(
+    ("low", "high", "resolution"), [(-1, 1, 2), (-1, 1, 0), (0.5, 1, 5), (0, 0, 5), (-1, 1e999, 5)]
+)
 def test_axes_that_cannot_be(low, high, resolution) -> None:
     with pytest.raises(ValueError, match="got"):
         grid_axis(low, high, resolution)

@@ -68,12 +68,14 @@ def test_snapshots_of_another_model_and_damaged_ones(tmp_path) -> None:
     assert len(loaded[1:]) == 2
     with pytest.raises(ValueError, match="x belongs to another model: it has no c"):
         fitting(weights(0), {"c": torch.zeros(1)}, "x")
-    with pytest.raises(ValueError, match=r"step 0 belongs to another model: a has shape \(2, 3\) there and \(3,\) here"):
+    with pytest.raises(
+        ValueError, match=r"step 0 belongs to another model: a has shape \(2, 3\) there and \(3,\) here"
+    ):
         FewSnapshots(trajectory, {"a": torch.zeros(3)})[0]
     path = snapshot_path(tmp_path, 1)
     for content in (path.read_bytes()[:-100], b"", b"nothing"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="step_000000001.pt is not a snapshot of weights or is damaged"):
+        with pytest.raises(ValueError, match=r"step_000000001\.pt is not a snapshot of weights or is damaged"):
             load_snapshot(path)
     with pytest.raises(FileNotFoundError, match="no snapshot at"):
         load_snapshot(snapshot_path(tmp_path, 9))
