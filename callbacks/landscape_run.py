@@ -3,21 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import numpy
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.probe import diagnostic_loss, probe
+from callbacks.landscapes import Landscape, LandscapeOptions
+from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
 from diagnostics.batches import batch_size
-from diagnostics.curvature import Curvature
-from diagnostics.guards import BatchNormMode
+from diagnostics.curvature import Curvature, CurvatureUnavailableError
 from diagnostics.landscape import (
     Ranks,
     Surface,
@@ -29,8 +27,6 @@ from diagnostics.landscape import (
     save_surface,
 )
 from diagnostics.landscape_directions import (
-    NORMALIZATIONS,
-    Normalization,
     Plane,
     coordinates,
     eigenvector_plane,
@@ -42,126 +38,16 @@ from diagnostics.landscape_directions import (
 from diagnostics.trajectory import FewSnapshots, Snapshot, Trajectory, fitting
 from diagnostics.updates import plain_name
 
-Directions = Literal["random", "trajectory", "checkpoints", "eigenvectors"]
-DIRECTIONS = ("random", "trajectory", "checkpoints", "eigenvectors")
-EXPLAINED = 0.9  # a plane that shows less of a trajectory's spread than this misleads
 MARGIN = 0.3  # of what a plane must show, on each side
+
+# Errors that mean something to whoever catches them.
+_KNOWN: tuple[type[Exception], ...] = (
+    *(MeasurementUnavailableError, CurvatureUnavailableError),
+    *(FileNotFoundError, OSError, FloatingPointError, ValueError),
+)
 
 Result = TypeVar("Result")
 Report = Callable[[int, int, float], None]
-
-
-@dataclass(frozen=True)
-class LandscapeOptions:
-    """What to draw; see `callbacks.loss_landscape.LossLandscape`.
-
-    Raises:
-        ValueError: if an option is out of range.
-    """
-
-    directions: Directions = "random"
-    dimensions: int = 2
-    normalization: Normalization = "filter"
-    resolution: int = 25
-    reach: float | None = None
-    batch_norm: BatchNormMode = "batch"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("directions", self.directions, DIRECTIONS),
-            ("normalization", self.normalization, NORMALIZATIONS),
-            ("batch_norm", self.batch_norm, ("batch", "running")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        if self.dimensions not in (1, 2):
-            raise ValueError(f"dimensions must be 1 or 2, got {self.dimensions}")
-        if self.resolution < 3:
-            raise ValueError(f"resolution must be at least 3 points along an axis, got {self.resolution}")
-        if self.reach is not None and not 0.0 < self.reach < math.inf:
-            raise ValueError(f"reach must be above 0, got {self.reach}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """A finished landscape.
-
-    Attributes:
-        options: As asked for.
-        plane: The directions.
-        surface: The losses.
-        path: Step and coordinates of each snapshot of the trajectory.
-        points: Coordinates of other weights by name.
-        samples: In how many samples the loss is averaged over.
-    """
-
-    options: LandscapeOptions
-    plane: Plane
-    surface: Surface
-    path: tuple[tuple[int, tuple[float, ...]], ...]
-    points: dict[str, tuple[float, ...]]
-    samples: int
-
-    @property
-    def walks(self) -> bool:
-        """Whether there is a trajectory over a plane, to animate."""
-        return len(self.path) > 1 and len(self.surface.axes) == 2
-
-    def note(self) -> str:
-        """How it was measured, in a line for figures."""
-        statistics = {"batch": "batch statistics", "running": "running statistics"}[self.options.batch_norm]
-        parts = [f"batch norm: {statistics}", f"{self.samples:,} samples"]
-        if self.plane.cosine is not None:
-            parts.append(f"cosine of the directions {self.plane.cosine:.1e}")
-        if self.plane.explained:
-            parts.append(f"{100 * sum(self.plane.explained):.1f} % of the variance shown")
-        lost = int((~numpy.isfinite(self.surface.losses)).sum())
-        return "; ".join([*parts, *([f"{lost} points not finite"] if lost else [])])
-
-    @property
-    def warning(self) -> str | None:
-        """What a reader of the picture must know, if anything."""
-        share = sum(self.plane.explained)
-        if self.plane.explained and share < EXPLAINED:
-            return (
-                f"the plane shows {100 * share:.1f} % of the trajectory's variance, less than {100 * EXPLAINED:.0f} %: "
-                "most of the way lies outside of the picture"
-            )
-        return None
-
-    def scalars(self) -> dict[str, float]:
-        """Numbers for loggers; the mode of batch normalization is in their names."""
-        prefix = f"landscape/{self.options.batch_norm}"
-        finite = self.surface.losses[numpy.isfinite(self.surface.losses)]
-        scalars = {
-            f"{prefix}_loss": self.surface.center,
-            f"{prefix}_lowest": float(finite.min()),
-            f"{prefix}_highest": float(finite.max()),
-        }
-        if self.plane.explained:
-            scalars["landscape/explained"] = sum(self.plane.explained)
-        return scalars
-
-    def report(self) -> dict[str, Any]:
-        """Everything but the weights, for a JSON file."""
-        return {
-            **dataclasses.asdict(self.options),
-            "samples": self.samples,
-            "labels": self.plane.labels,
-            "cosine": self.plane.cosine,
-            "explained": self.plane.explained,
-            "eigenvalues": self.plane.eigenvalues,
-            "scalars": self.scalars(),
-            "nonfinite": int((~numpy.isfinite(self.surface.losses)).sum()),
-            "axes": [axis.tolist() for axis in self.surface.axes],
-            "losses": self.surface.losses.tolist(),
-            "trajectory": {"steps": [step for step, _ in self.path], "coordinates": [place for _, place in self.path]},
-            "points": self.points,
-            "fingerprint": self.surface.fingerprint,
-        }
 
 
 def measure_landscape(
@@ -211,10 +97,11 @@ def measure_landscape(
             save=None if path is None else lambda surface: save_surface(surface, path),
             progress=progress,
         )
-    count = len(maker.steps) if trainer.is_global_zero else None
-    count = trainer.strategy.broadcast(count)
-    steps = trainer.strategy.broadcast(maker.steps)
+    steps = of_rank_zero(trainer, lambda: maker.steps)
+    count = len(steps)
     walk = tuple((step, tuple(place)) for step, place in zip(steps, places[:count], strict=True))
+    if walk and walk[-1][0] < trainer.global_step:
+        walk = (*walk, (trainer.global_step, (0.0,) * len(plane.directions)))  # it ends where we are
     points = {name: tuple(place) for name, place in zip(others or {}, places[count:], strict=True)}
     return Landscape(options, plane, surface, walk, points, sum(_weights(batches)))
 
@@ -336,9 +223,11 @@ def of_rank_zero(trainer: Trainer, work: Callable[[], Result]) -> Result:
         except Exception as caught:
             error = caught
     if trainer.world_size > 1:
-        result, message = trainer.strategy.broadcast((result, None if error is None else str(error)))
-        if error is None and message is not None:
-            raise RuntimeError(f"rank 0: {message}")
+        # Not the error itself: not every one survives the way.
+        kind = next((known for known in _KNOWN if isinstance(error, known)), RuntimeError)
+        result, failed, kind, message = trainer.strategy.broadcast((result, error is not None, kind, str(error)))
+        if failed and error is None:
+            raise kind(message)
     if error is not None:
         raise error
     return result

@@ -7,13 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.base import Diagnostic
 from callbacks.cadence import Cadence
 from callbacks.held_batches import HeldBatches
-from callbacks.landscape_run import (
-    Directions,
-    Landscape,
-    LandscapeOptions,
-    measure_landscape,
-    trained_weights,
-)
+from callbacks.landscape_run import measure_landscape, trained_weights
+from callbacks.landscapes import Directions, Landscape, LandscapeOptions
 from callbacks.probe import MeasurementUnavailableError
 from diagnostics.curvature import CurvatureUnavailableError
 from diagnostics.guards import BatchNormMode

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from callbacks.checkpoints import read_checkpoint
-from callbacks.landscape_run import Landscape, LandscapeOptions, measure_landscape, of_rank_zero, trained_weights
+from callbacks.landscape_run import measure_landscape, of_rank_zero, trained_weights
+from callbacks.landscapes import Landscape, LandscapeOptions
 from callbacks.loss_landscape import FOLDER
 from callbacks.probe import MeasurementUnavailableError
 from diagnostics.artifacts import save_figure, save_json
@@ -118,6 +119,8 @@ def _gathered(
     passed = Trajectory(limit=max(4, len(weights)), every=1)
     names = trained_weights(module)
     for name, content in sorted(states.items(), key=lambda item: item[1]["global_step"]):
+        if content["global_step"] in passed.steps:
+            raise ValueError(f"--checkpoints names two of step {content['global_step']}: a trajectory has one of each")
         passed.add(content["global_step"], dict(zip(names, fitting(weights[name], names, name), strict=True)))
     return {}, passed
 

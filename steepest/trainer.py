@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from callbacks.landscape_run import Directions, LandscapeOptions
+from callbacks.landscapes import Directions, LandscapeOptions
 from diagnostics.guards import BatchNormMode
 from diagnostics.landscape_directions import Normalization
 from steepest.landscape import run_landscape

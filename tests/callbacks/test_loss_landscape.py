@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from callbacks.landscape_run import Landscape, LandscapeOptions, measure_landscape
+from callbacks.landscape_run import measure_landscape
+from callbacks.landscapes import Landscape, LandscapeOptions
 from callbacks.loss_landscape import LossLandscape
 from diagnostics.landscape import load_surface
 from tests.callbacks.runs import Classifier, events, fit, loader, network, warnings_of

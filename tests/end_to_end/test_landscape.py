@@ -125,6 +125,7 @@ class Slow(ImageClassifier):
 """
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_where_it_was(steepest, tiny, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     config = (tmp_path / tiny).read_text().replace("ImageClassifier", "slow.Slow")
@@ -194,16 +195,18 @@ def test_without_a_trajectory_checkpoints_can_stand_in(steepest, tiny, tmp_path)
     assert steepest("fit", "--config", tiny, *words).code == 0
     outcome = steepest("landscape", "--ckpt_path", LAST, *QUICK, "--directions", "trajectory")
     check(outcome, BAD_INPUT, ["no trajectory was recorded in runs/tiny/version_0/trajectory", "LossLandscape"])
-    first, second = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
-    for path, seed in ((first, 1), (second, 2)):
-        assert steepest("fit", "--config", tiny, *words, "--seed_everything", seed).code == 0
-        shutil.copy(tmp_path / LAST.replace("version_0", f"version_{seed}"), path)
-    outcome = steepest(
-        "landscape", "--ckpt_path", LAST, *QUICK, "--directions", "trajectory", "--checkpoints", f"[{first},{second}]"
-    )
+    ends = [tmp_path / f"{epochs}.ckpt" for epochs in (1, 2)]
+    for epochs, path in enumerate(ends, 1):
+        assert steepest("fit", "--config", tiny, *words, "--trainer.max_epochs", epochs).code == 0
+        shutil.copy(tmp_path / LAST.replace("version_0", f"version_{epochs}"), path)
+    words = ["landscape", "--ckpt_path", LAST, *QUICK, "--directions", "trajectory", "--checkpoints"]
+    outcome = steepest(*words, f"[{ends[1]},{ends[0]}]")
     assert outcome.code == 0, outcome.err
     report, _ = results(tmp_path, "trajectory_*")
+    assert report["trajectory"]["steps"] == [2, 4]
     assert sum(report["explained"]) == pytest.approx(1.0)
+    shutil.copy(ends[0], tmp_path / "again.ckpt")
+    check(steepest(*words, f"[{ends[0]},again.ckpt]"), BAD_INPUT, ["names two of step 2"])
 
 
 def test_help_names_every_option(steepest):
