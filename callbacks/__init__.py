@@ -6,6 +6,7 @@ What is imported here can be named without a path on the command line: `--traine
 from callbacks.checkpoints import Checkpoints
 from callbacks.gradient_flow import GradientFlowMonitor
 from callbacks.learning_rate import LearningRateTracker
+from callbacks.loss_landscape import LossLandscape
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.noise_scale import GradientNoiseScale
 from callbacks.progress_bar import StepProgressBar
@@ -20,6 +21,7 @@ __all__ = [
     "GradientNoiseScale",
     "LRRangeTest",
     "LearningRateTracker",
+    "LossLandscape",
     "ScheduleFreeSwitch",
     "SharpnessProbe",
     "SpectralNormTracker",

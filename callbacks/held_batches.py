@@ -53,6 +53,10 @@ class HeldBatches:
                 self._own += [move_data_to_device(part, pl_module.device) for part in mine]
         return self._own
 
+    def of_all_ranks(self) -> list[Any]:
+        """The batches of all ranks, on the CPU, the same on every rank."""
+        return [part for parts in self._held for part in parts]
+
     def state_dict(self) -> list[list[Any]]:
         """All batches of all ranks."""
         return [list(parts) for parts in self._held]

@@ -13,6 +13,7 @@ _COMPARED = {
     "test": ("model",),
     "predict": ("model",),
     "lr_range_test": ("model", *INJECTED),
+    "landscape": ("model",),
 }
 # Where files lie and how fast the network runs do not make another run.
 _IRRELEVANT = (".data_dir", ".download", ".compile")

@@ -23,6 +23,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test split",
     "predict": "write a checkpoint's predictions for the test split",
     "lr_range_test": "find a learning rate, or the largest stable one, without leaving a trace",
+    "landscape": "draw the loss around a checkpoint's weights",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 

@@ -16,6 +16,7 @@ import lightning_modules.networks  # noqa: F401 - makes short class names known
 from lightning_modules.base import BaseModule
 from lightning_modules.optimization import build_optimizer
 from steepest.checkpoint_check import check_checkpoint
+from steepest.checkpoint_config import with_config_of_run
 from steepest.cli import BAD_INPUT, fail, report
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
 from steepest.lr_range import print_findings
@@ -40,12 +41,20 @@ from steepest.run_folder import check_name, create_run_folder, newest_checkpoint
 from steepest.run_record import RunRecord
 from steepest.summary import print_evaluation, print_places, print_summary
 from steepest.trainer import Trainer
-from steepest.trainer_defaults import completed_callbacks, run_loggers
+from steepest.trainer_defaults import WITHOUT_A_RUN, completed_callbacks, run_loggers
 from steepest.trainer_options import check_precision, check_trainer_options
+
+# Commands that are methods of our Trainer, and their arguments that are no options.
+OWN_COMMANDS = {
+    "lr_range_test": {"model", "train_dataloaders", "datamodule"},
+    "landscape": {"model", "datamodule"},
+}
+# Commands that look at a run: they write into its folder, and take its config if none is given.
+LOOKING_BACK = ("landscape",)
 
 
 def run(words: Sequence[str]) -> None:
-    """Parse and run one of the commands fit, validate, test, predict and lr_range_test."""
+    """Parse and run one of the commands that need a trainer."""
     quiet()
     if is_started_by_rank_zero():
         end_with_parent()
@@ -60,8 +69,8 @@ class CommandLine(LightningCLI):
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.words = list(words)
-        self.command = self.words[0]
+        self.command = words[0]
+        self.words = with_config_of_run(words) if self.command in LOOKING_BACK else list(words)
         self.parent: dict[str, Any] | None = None
         self.run_folder: Path | None = None
         self.ranks: RankLauncher | None = None
@@ -78,8 +87,7 @@ class CommandLine(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that was asked for: building every parser takes time."""
-        own = {"lr_range_test": {"model", "train_dataloaders", "datamodule"}}
-        return {self.command: (LightningCLI.subcommands() | own)[self.command]}
+        return {self.command: {**LightningCLI.subcommands(), **OWN_COMMANDS}[self.command]}
 
     def add_core_arguments_to_parser(self, parser: Any) -> None:
         """Lightning's options, with the default callbacks visible in the config, where they can be changed."""
@@ -140,7 +148,7 @@ class CommandLine(LightningCLI):
         self._connect_optimizer()
 
     def _check_data(self) -> None:
-        loader = {"fit": "train", "lr_range_test": "train", "validate": "val"}.get(
+        loader = {"fit": "train", "lr_range_test": "train", "landscape": "train", "validate": "val"}.get(
             self.command, self.command
         ) + "_dataloader"
         if self.datamodule is None and not is_overridden(loader, self.model, LightningModule):
@@ -190,7 +198,10 @@ class CommandLine(LightningCLI):
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         check_trainer_options(options)
         callbacks = completed_callbacks(options, self._get(self.config, "optimizer"))
-        if not options.get("fast_dev_run"):
+        if self.command in LOOKING_BACK:
+            options |= WITHOUT_A_RUN
+            callbacks = []
+        elif not options.get("fast_dev_run"):
             self.run_folder = self._create_run_folder()
             if options.get("logger") in (None, True):
                 options["logger"] = run_loggers(self._get(self.config, "runs_dir"), self._name(), self.run_folder)

@@ -97,6 +97,11 @@ def config_files(words: Sequence[str]) -> list[Path]:
     return [Path(value) for name, value in _options(words) if name == "config"]
 
 
+def given_value(words: Sequence[str], option: str) -> str | None:
+    """The last value of an option on a command line, as typed."""
+    return next((value for name, value in reversed(_options(words)) if name == option), None)
+
+
 def chosen_class_path(words: Sequence[str], option: str) -> str | None:
     """What `option` ("data") is set to by the config files and the words after them, without parsing the rest."""
     values = [yaml.safe_load(path.read_text()).get(option) for path in config_files(words)]

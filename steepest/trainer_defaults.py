@@ -13,6 +13,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from callbacks import StepProgressBar, StepSeed
 from callbacks.schedule_free import ScheduleFreeSwitch
 
+# For commands that train nothing.
+WITHOUT_A_RUN = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "fast_dev_run": False,
+}
+
 
 def completed_callbacks(options: dict[str, Any], optimizer: Any = None) -> list[Callback]:
     """Take the callbacks out of the trainer's options, and add what every run, or one with this optimizer, has."""
