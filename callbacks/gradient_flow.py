@@ -174,6 +174,8 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         """Complete the sample by the updates and the dead units; keep it and return its totals."""
+        if self._recorder is not None:
+            self._recorder.check()
         flow, clipped_norm = self._collect(pl_module)
         if flow is None:
             return {}

@@ -124,6 +124,8 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
         if self._input_shapes is None:
             self._input_shapes = self._find_input_shapes(trainer, pl_module, batch)
         updates: dict[str, Tensor] = {}
+        if self._recorder is not None:
+            self._recorder.check()
         for changes in self._recorder.changes.values() if self._recorder is not None else ():
             updates |= changes
         exact = self._monitor.next_is_exact
