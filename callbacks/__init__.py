@@ -12,6 +12,7 @@ from callbacks.schedule_free import ScheduleFreeSwitch
 from callbacks.sharpness import SharpnessProbe
 from callbacks.spectral_norm import SpectralNormTracker
 from callbacks.step_seed import StepSeed
+from callbacks.update_dynamics import UpdateDynamics
 
 __all__ = [
     "Checkpoints",
@@ -23,4 +24,5 @@ __all__ = [
     "SpectralNormTracker",
     "StepProgressBar",
     "StepSeed",
+    "UpdateDynamics",
 ]

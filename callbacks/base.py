@@ -90,6 +90,18 @@ class Diagnostic(Callback):
         step = (trainer.global_step // self._steps_per_batch + 1) * self._steps_per_batch
         return step >= self._next_step or self._epoch_due(trainer, step)
 
+    def due_after_next_step(self, trainer: Trainer) -> bool:
+        """Whether `measure` will be called after the optimizer step that follows the one being taken."""
+        step = (trainer.global_step // self._steps_per_batch + 2) * self._steps_per_batch
+        return step >= self._next_step or self.epoch_due_next(trainer)
+
+    def epoch_due_next(self, trainer: Trainer) -> bool:
+        """Whether the batches after this one hold the last step of an epoch that is measured at its end."""
+        if self.cadence.every_n_epochs is None or not self.cadence.epoch_due(trainer.current_epoch):
+            return False
+        left = trainer.num_training_batches - trainer.fit_loop.epoch_loop.batch_idx - 1
+        return 0 < left <= trainer.accumulate_grad_batches
+
     def _epoch_due(self, trainer: Trainer, step: int) -> bool:
         if self.cadence.every_n_epochs is None or not trainer.is_last_batch or step < self._not_before:
             return False

@@ -119,6 +119,7 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
             trainer.optimizers,
             parameters_of=lambda optimizer: optimizer_parameters(pl_module, optimizer),
             wanted=lambda: self.due_after_step(trainer),
+            timed=self.timed,
             with_gradients=clips,
         )
 

@@ -108,7 +108,9 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
                 named = optimizer_parameters(pl_module, optimizer)
                 return [(name, parameter) for name, parameter in named if parameter.ndim >= 2]
 
-            self._recorder = ChangeRecorder(trainer.optimizers, matrices_of, lambda: self.due_after_step(trainer))
+            self._recorder = ChangeRecorder(
+                trainer.optimizers, matrices_of, lambda: self.due_after_step(trainer), self.timed
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from diagnostics.gradient_flow import norms
 
 NamedParameters = Sequence[tuple[str, nn.Parameter]]
+Timer = Callable[[], AbstractContextManager]
 Record = TypeVar("Record")
 
 
@@ -64,6 +66,7 @@ class StepWatcher(ABC, Generic[Record]):
         optimizers: Whose steps to watch.
         parameters_of: The trainable parameters of an optimizer, with their names.
         wanted: Called before every step; if True the step is recorded, at the price of a copy of its parameters.
+        timed: A context for the hooks' work on recorded steps, which measures its time, say.
 
     Attributes:
         records: By optimizer, its first wanted step since the last `clear`.
@@ -74,9 +77,11 @@ class StepWatcher(ABC, Generic[Record]):
         optimizers: Iterable[Optimizer],
         parameters_of: Callable[[Optimizer], NamedParameters],
         wanted: Callable[[], bool],
+        timed: Timer = nullcontext,
     ) -> None:
         self.parameters_of = parameters_of
         self.wanted = wanted
+        self.timed = timed
         self.records: dict[Optimizer, Record] = {}
         self._before: dict[Optimizer, tuple[NamedParameters, SharedStep]] = {}
         self._error: Exception | None = None
@@ -91,6 +96,9 @@ class StepWatcher(ABC, Generic[Record]):
 
         Called right after the step, without gradients.
         """
+
+    def begin(self, optimizer: Optimizer, named: NamedParameters) -> None:
+        """Called right before a wanted step."""
 
     def check(self) -> None:
         """Raise the error of a hook that failed since the last call or `clear`, if any."""
@@ -114,9 +122,11 @@ class StepWatcher(ABC, Generic[Record]):
         if not self.wanted() or optimizer in self.records:
             return
         try:
-            named = self.parameters_of(optimizer)
-            step = SharedStep.join(optimizer, self)
-            step.remember(parameter for _, parameter in named)
+            with self.timed():
+                named = self.parameters_of(optimizer)
+                step = SharedStep.join(optimizer, self)
+                step.remember(parameter for _, parameter in named)
+                self.begin(optimizer, named)
         except Exception as error:
             self._error = error
         else:
@@ -128,7 +138,8 @@ class StepWatcher(ABC, Generic[Record]):
             return
         named, step = self._before.pop(optimizer)
         try:
-            self.records[optimizer] = self.record(optimizer, named, step.changes(own for _, own in named))
+            with self.timed():
+                self.records[optimizer] = self.record(optimizer, named, step.changes(own for _, own in named))
         except Exception as error:
             self._error = error
 
@@ -164,9 +175,10 @@ class UpdateRecorder(StepWatcher[Update]):
         optimizers: Iterable[Optimizer],
         parameters_of: Callable[[Optimizer], NamedParameters],
         wanted: Callable[[], bool],
+        timed: Timer = nullcontext,
         with_gradients: bool = False,
     ) -> None:
-        super().__init__(optimizers, parameters_of, wanted)
+        super().__init__(optimizers, parameters_of, wanted, timed)
         self.with_gradients = with_gradients
 
     @property
