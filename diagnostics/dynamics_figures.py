@@ -33,7 +33,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Column:
-    """Fields of one axis of the figure by layer, each with its color and label; bars on a linear axis, dots on a log."""
+    """Fields of one axis of the figure by layer, each with color and label: dots on a logarithmic axis, else bars."""
 
     label: str
     fields: tuple[tuple[str, str, str], ...]
@@ -115,8 +115,8 @@ def by_layer(sample: DynamicsSample, history: LayerHistory) -> Figure:
         axes.tick_params(axis="y", length=0)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     label_rows(panels[0], names, offset=0.0)
-    range_of = ", bars and thin lines: last value and range over the run" if len(history) > 1 else ""
-    figure.suptitle(f"Update dynamics by layer at step {history.steps[-1]:,}{range_of}", fontsize=11)
+    drawn = " (dots and bars); the lines are its range over the run" if len(history) > 1 else ""
+    figure.suptitle(f"Update dynamics by layer, last measured up to step {history.steps[-1]:,}{drawn}", fontsize=11)
     return figure
 
 
@@ -143,7 +143,7 @@ def heat_maps(sample: DynamicsSample, history: LayerHistory) -> Figure:
         measured = [index for index, row in enumerate(table) if not bool(torch.isnan(row).all())]
         steps = [history.steps[index] for index in measured]
         if steps:
-            _heat_map(figure, axes, steps, table[measured], panel)
+            _heat_map(figure, axes, steps, table[measured], panel, borders[0] if borders else len(names))
         for border in borders:
             axes.axhline(border, color="white", linewidth=3.0)
         axes.set_title(panel.title, loc="left", fontsize=11)
@@ -204,10 +204,11 @@ def _bars(axes: Axes, last: Sequence[float], table: Tensor, color: str, label: s
     axes.axvline(0.0, color="0.3", linewidth=0.8)
 
 
-def _heat_map(figure: Figure, axes: Axes, steps: Sequence[int], table: Tensor, panel: Panel) -> None:
+def _heat_map(figure: Figure, axes: Axes, steps: Sequence[int], table: Tensor, panel: Panel, leading: int) -> None:
     if panel.logarithmic:
         table = torch.where(torch.isfinite(table) & (table > 0), table, torch.nan).log10()
-    low, high = _color_limits(table, panel.center, 1.0 if panel.logarithmic else 0.1)
+    # By the weights: a bias in front of a batch normalization has a gradient of rounding errors, and strange numbers.
+    low, high = _color_limits(table[:, :leading], panel.center, 1.0 if panel.logarithmic else 0.1)
     mesh = axes.pcolormesh(
         step_edges(steps),
         range(table.shape[1] + 1),

@@ -1,7 +1,7 @@
 """How an optimizer's updates relate to gradients, to weights and to each other, layer by layer.
 
-With w the weights of a layer, g the gradient of the loss at them and dw what the optimizer adds to them, decay, momentum,
-clipping and everything else included:
+With w the weights of a layer, g the gradient of the loss at them and dw what the optimizer adds to them (decay,
+momentum, clipping and everything else included):
 
     effective learning rate      -<dw, g> / |g|^2           the multiple of the gradient that is in the update
     cosine to the gradient       -<dw, g> / (|dw| |g|)      1 for a step straight downhill, below 0 uphill
@@ -92,7 +92,8 @@ def sample_of(
     values = {field: tuple(column[place] for column in measured) for place, field in enumerate(FIELDS)}
     values |= {field: tuple(of.get(name, math.nan) for name in names) for field, of in others.items()}
     change, gradient, weight, downhill, previous, along = zip(*columns, strict=True)
-    whole = _measures(*map(_length, (change, gradient, weight)), sum(downhill), _length(previous), sum(along))
+    lengths = math.hypot(*change), math.hypot(*gradient), math.hypot(*weight)
+    whole = _measures(*lengths, sum(downhill), math.hypot(*previous), sum(along))
     return DynamicsSample(tuple(names), tuple(roles), values, dict(zip(FIELDS, whole, strict=True)))
 
 
@@ -107,15 +108,11 @@ def _measures(
     )
 
 
-def _length(norms_of_parts: Sequence[float]) -> float:
-    return math.hypot(*norms_of_parts)
-
-
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator != 0.0 else math.nan
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
-    # Sums of 16-bit numbers need more than 16 bits.
+    # Sums of 16-bit numbers need more than 16 bits; torch.sum adds in pairs, where torch.dot loses digits.
     wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
-    return torch.dot(one.detach().reshape(-1).to(wide), other.detach().reshape(-1).to(wide))
+    return (one.detach().to(wide) * other.detach().to(wide)).sum()

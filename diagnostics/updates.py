@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -24,7 +24,7 @@ class SharedStep:
     Every recorder that wants the step holds it until the step is over; the copy goes when the last one lets it go.
     """
 
-    _open: WeakValueDictionary[int, "SharedStep"] = WeakValueDictionary()
+    _open: ClassVar[WeakValueDictionary[int, "SharedStep"]] = WeakValueDictionary()
 
     def __init__(self) -> None:
         self._finished = False
