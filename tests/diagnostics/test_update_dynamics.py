@@ -130,8 +130,8 @@ def test_sixteen_bits_and_sparse_gradients() -> None:
     ones = torch.full((100_000,), 1e-2, dtype=torch.bfloat16)
     rows = products([-ones], [ones], torch.ones(1), [ones])
     sample = sample_of(["w"], ["weight"], rows.T.tolist(), {})
-    assert sample.values["cosine_to_gradient"] == pytest.approx((1.0,), rel=1e-4)
-    assert sample.values["cosine_to_previous"] == pytest.approx((-1.0,), rel=1e-4)
+    assert sample.values["cosine_to_gradient"] == pytest.approx((1.0,), rel=1e-3)
+    assert sample.values["cosine_to_previous"] == pytest.approx((-1.0,), rel=1e-3)
 
 
 def test_zero_gradients_and_parameters_without_one() -> None:
