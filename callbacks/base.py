@@ -90,10 +90,12 @@ class Diagnostic(Callback):
         step = (trainer.global_step // self._steps_per_batch + 1) * self._steps_per_batch
         return step >= self._next_step or self._epoch_due(trainer, step)
 
-    def due_after_next_step(self, trainer: Trainer) -> bool:
-        """Whether `measure` will be called after the optimizer step that follows the one being taken."""
-        step = (trainer.global_step // self._steps_per_batch + 2) * self._steps_per_batch
-        return step >= self._next_step or self.epoch_due_next(trainer)
+    def due_after_step_or_next(self, trainer: Trainer) -> bool:
+        """Whether `measure` will be called after the optimizer step that is being taken or after the one behind it."""
+        step = (trainer.global_step // self._steps_per_batch + 1) * self._steps_per_batch
+        if step + self._steps_per_batch >= self._next_step:
+            return True
+        return self._epoch_due(trainer, step) or self.epoch_due_next(trainer)
 
     def epoch_due_next(self, trainer: Trainer) -> bool:
         """Whether the batches after this one hold the last step of an epoch that is measured at its end."""
@@ -239,7 +241,7 @@ class Diagnostic(Callback):
 
     def write_figure(self, trainer: Trainer, name: str, figure: Figure, step: int) -> None:
         """Write `figures/<name>.png` and `.svg` into the run's folder, and the figure to TensorBoard."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not trainer.loggers:
             return
         if self.run_folder is None:
             image = render(figure)

@@ -106,7 +106,7 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
         self._recorder = DynamicsRecorder(
             trainer.optimizers,
             parameters_of=lambda optimizer: optimizer_parameters(pl_module, optimizer),
-            wanted=lambda: self.due_after_step(trainer) or self.due_after_next_step(trainer),
+            wanted=lambda: self.due_after_step_or_next(trainer),
             measured=lambda: self.due_after_step(trainer),
             timed=self.timed,
         )

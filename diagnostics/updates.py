@@ -132,13 +132,12 @@ class StepWatcher(ABC, Generic[Record]):
         else:
             self._before[optimizer] = named, step
 
-    @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
         if not self._before or optimizer not in self._before:
             return
         named, step = self._before.pop(optimizer)
         try:
-            with self.timed():
+            with self.timed(), torch.no_grad():
                 self.records[optimizer] = self.record(optimizer, named, step.changes(own for _, own in named))
         except Exception as error:
             self._error = error
