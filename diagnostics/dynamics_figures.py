@@ -92,7 +92,8 @@ def by_layer(sample: DynamicsSample, history: LayerHistory) -> Figure:
 
     Returns:
         A figure with one axis for each kind of number; weights, scales and biases are apart, each with the first layer
-        at the top.
+        at the top. Where a field is not measured at every sample, its newest value is shown; a logarithmic axis leaves
+        out what is not positive.
     """
     names, borders = _rows(sample)
     columns = [column for column in COLUMNS if any(_known(history, field) for field, _, _ in column.fields)]
@@ -115,8 +116,8 @@ def by_layer(sample: DynamicsSample, history: LayerHistory) -> Figure:
         axes.tick_params(axis="y", length=0)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     label_rows(panels[0], names, offset=0.0)
-    drawn = " (dots and bars); the lines are its range over the run" if len(history) > 1 else ""
-    figure.suptitle(f"Update dynamics by layer, last measured up to step {history.steps[-1]:,}{drawn}", fontsize=11)
+    drawn = " (dots, bars) and range over the run (lines)" if len(history) > 1 else ""
+    figure.suptitle(f"Update dynamics by layer at step {history.steps[-1]:,}{drawn}", fontsize=11)
     return figure
 
 
