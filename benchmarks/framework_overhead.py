@@ -2,9 +2,9 @@
 
 Contestants train the same network from the same start on the same batches with the same optimizer, interleaved in one
 process on one thread; the table shows medians over rounds, and ratios within rounds. "ours" records five scalars,
-writes TensorBoard and CSV every 50 steps and runs the default callback set (gradient flow, learning rate, checkpoints,
-progress bar, step seeds); "bare" is Lightning's Trainer without logger, bar, checkpoints or callbacks; "Trainer, 5
-logs" is what users of Lightning have today: five `self.log` calls, logger, bar and checkpoint.
+writes TensorBoard and CSV every 50 steps and runs the default callbacks with progress bar and step seeds; "bare" is
+Lightning's Trainer without logger, bar, checkpoints or callbacks; "Trainer, 5 logs" is what users of Lightning have
+today: five `self.log` calls, logger, bar and checkpoint.
 
     python benchmarks/framework_overhead.py [--rounds 7] [--steps 600]
 """
@@ -30,9 +30,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepProgressBar, StepSeed
+import callbacks
+from callbacks import StepProgressBar, StepSeed
 from lightning_modules.base import BaseModule
 from optim.classics import momentum
+from steepest.completion import DEFAULT_CALLBACKS
 from steepest.trainer import Trainer
 
 WARM_UP = 60  # steps before the clock starts: past the first logging step
@@ -125,8 +127,8 @@ def bare(network: nn.Module, batches: Batches, folder: str) -> None:
 
 
 def idle(network: nn.Module, batches: Batches, folder: str) -> None:
-    callbacks: list[Callback] = [type(f"Idle{index}", (Idle,), {})() for index in range(10)]
-    LightningTrainer(**_quiet(), callbacks=callbacks).fit(Plain(network, logs=False), batches)
+    ten: list[Callback] = [type(f"Idle{index}", (Idle,), {})() for index in range(10)]
+    LightningTrainer(**_quiet(), callbacks=ten).fit(Plain(network, logs=False), batches)
 
 
 def lightning_logs(network: nn.Module, batches: Batches, folder: str) -> None:
@@ -139,8 +141,8 @@ def ours(network: nn.Module, batches: Batches, folder: str) -> None:
     logger = TensorBoardLogger(folder, name="ours", default_hp_metric=False)
     options = {**_quiet(), "enable_progress_bar": True, "enable_checkpointing": True}
     options["logger"] = [logger, CSVLogger(folder, name="ours", version=logger.version)]
-    callbacks = [GradientFlowMonitor(), LearningRateTracker(), Checkpoints(), StepProgressBar(), StepSeed()]
-    trainer = Trainer(**options, callbacks=callbacks)
+    used = [*(getattr(callbacks, name)() for name in DEFAULT_CALLBACKS), StepProgressBar(), StepSeed()]
+    trainer = Trainer(**options, callbacks=used)
     trainer.run_folder = logger.log_dir  # type: ignore[assignment]
     trainer.fit(Ours(network), batches)
 

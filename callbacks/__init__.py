@@ -14,6 +14,7 @@ from callbacks.schedule_free import ScheduleFreeSwitch
 from callbacks.sharpness import SharpnessProbe
 from callbacks.spectral_norm import SpectralNormTracker
 from callbacks.step_seed import StepSeed
+from callbacks.update_dynamics import UpdateDynamics
 
 __all__ = [
     "Checkpoints",
@@ -27,4 +28,5 @@ __all__ = [
     "SpectralNormTracker",
     "StepProgressBar",
     "StepSeed",
+    "UpdateDynamics",
 ]

@@ -96,6 +96,20 @@ class Diagnostic(Callback):
         step = (trainer.global_step // self._steps_per_batch + 1) * self._steps_per_batch
         return step >= self._next_step or self._epoch_due(trainer, step)
 
+    def due_after_step_or_next(self, trainer: Trainer) -> bool:
+        """Whether `measure` will be called after the optimizer step that is being taken or after the one behind it."""
+        step = (trainer.global_step // self._steps_per_batch + 1) * self._steps_per_batch
+        if step + self._steps_per_batch >= self._next_step:
+            return True
+        return self._epoch_due(trainer, step) or self.epoch_due_next(trainer)
+
+    def epoch_due_next(self, trainer: Trainer) -> bool:
+        """Whether the batches after this one hold the last step of an epoch that is measured at its end."""
+        if self.cadence.every_n_epochs is None or not self.cadence.epoch_due(trainer.current_epoch):
+            return False
+        left = trainer.num_training_batches - trainer.fit_loop.epoch_loop.batch_idx - 1
+        return 0 < left <= trainer.accumulate_grad_batches
+
     def _epoch_due(self, trainer: Trainer, step: int) -> bool:
         if self.cadence.every_n_epochs is None or not trainer.is_last_batch or step < self._not_before:
             return False
@@ -236,7 +250,7 @@ class Diagnostic(Callback):
 
     def write_figure(self, trainer: Trainer, name: str, figure: Figure, step: int) -> None:
         """Write `figures/<name>.png` and `.svg` into the run's folder, and the figure to TensorBoard."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not trainer.loggers:
             return
         if self.run_folder is None:
             image = render(figure)

@@ -128,6 +128,7 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
             trainer.optimizers,
             parameters_of=lambda optimizer: optimizer_parameters(pl_module, optimizer),
             wanted=lambda: self.due_after_step(trainer),
+            timed=self.timed,
             with_gradients=clips,
         )
 
@@ -183,6 +184,8 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         """Complete the sample by the updates and the dead units; keep it and return its totals."""
+        if self._recorder is not None:
+            self._recorder.check()
         flow, clipped_norm = self._collect(pl_module)
         if flow is None:
             return {}

@@ -117,7 +117,9 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
                 named = optimizer_parameters(pl_module, optimizer)
                 return [(name, parameter) for name, parameter in named if parameter.ndim >= 2]
 
-            self._recorder = ChangeRecorder(trainer.optimizers, matrices_of, lambda: self.due_after_step(trainer))
+            self._recorder = ChangeRecorder(
+                trainer.optimizers, matrices_of, lambda: self.due_after_step(trainer), self.timed
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -133,6 +135,8 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
         if self._input_shapes is None:
             self._input_shapes = self._find_input_shapes(trainer, pl_module, batch)
         updates: dict[str, Tensor] = {}
+        if self._recorder is not None:
+            self._recorder.check()
         for changes in self._recorder.changes.values() if self._recorder is not None else ():
             updates |= changes
         exact = self._monitor.next_is_exact

@@ -179,7 +179,7 @@ def gradient_flow(
     return GradientFlow(
         names=names,
         layers=tuple(_layer(name) for name in names),
-        roles=tuple(_role(name, parameter) for name, parameter in trainable),
+        roles=tuple(role_of(name, parameter) for name, parameter in trainable),
         gradient_norms=tuple(norm / gradient_scale for norm in gradient_norms),
         weight_norms=tuple(weight_norms),
         zero_fractions=tuple(1.0 - count / max(1, size) for count, size in zip(nonzeros, sizes, strict=True)),
@@ -239,7 +239,7 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
         measured = torch._foreach_norm([tensors[index] for index in indices], 2, dtype=wide)
         for index, norm in zip(indices, measured, strict=True):
             values[index] = norm
-    return _stacked(values)
+    return stacked(values)
 
 
 def to_host(rows: Sequence[Tensor]) -> list[list[float]]:
@@ -256,7 +256,7 @@ def _entries(gradient: Tensor) -> Tensor:
 
 
 def _nonzeros(tensors: Sequence[Tensor]) -> Tensor:
-    return _stacked([torch.count_nonzero(tensor) for tensor in tensors])
+    return stacked([torch.count_nonzero(tensor) for tensor in tensors])
 
 
 def _scattered(values: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
@@ -268,7 +268,8 @@ def _scattered(values: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
     return full
 
 
-def _stacked(values: Sequence[Tensor]) -> Tensor:
+def stacked(values: Sequence[Tensor]) -> Tensor:
+    """Single numbers as one tensor on the device of the first, in float64 where the device has it."""
     return torch.stack(_on_one_device(values)) if values else torch.empty(0)
 
 
@@ -289,7 +290,8 @@ def _layer(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _role(name: str, parameter: Tensor) -> Role:
+def role_of(name: str, parameter: Tensor) -> Role:
+    """Weight, bias or scale, by the parameter's name and number of dimensions."""
     if name.endswith("bias"):
         return "bias"
     return "weight" if parameter.ndim >= 2 else "scale"

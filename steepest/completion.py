@@ -9,7 +9,14 @@ import datamodules
 from lightning_modules.base import BaseModule
 from steepest.parsing import is_given
 
-DEFAULT_CALLBACKS = ("GradientFlowMonitor", "LearningRateTracker", "Checkpoints")
+# What a run has unless it chose others; together they cost a few percent (benchmarks/diagnostics_cost.py).
+DEFAULT_CALLBACKS = (
+    "GradientFlowMonitor",
+    "SpectralNormTracker",
+    "UpdateDynamics",
+    "LearningRateTracker",
+    "Checkpoints",
+)
 
 # What is chosen at the top level and belongs to the model: the option and the attribute of a BaseModule.
 INJECTED = {

@@ -99,6 +99,9 @@ trainer:
   limit_val_batches: 1
   enable_model_summary: false
   enable_progress_bar: false
+  callbacks+:  # figures take a second each, and are looked at elsewhere
+  - {class_path: SpectralNormTracker, init_args: {figures: false}}
+  - {class_path: UpdateDynamics, init_args: {figures: false}}
 """
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,6 +8,7 @@ from torch import nn
 
 from diagnostics.flow_history import FlowHistory
 from diagnostics.gradient_flow import GradientFlow, gradient_flow
+from diagnostics.layer_history import LayerHistory
 
 
 def sample(norms: dict[str, float], update: float | None = None) -> GradientFlow:
@@ -64,3 +67,18 @@ def test_state_round_trip() -> None:
 def test_too_small_a_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2, got 1"):
         FlowHistory(max_rows=1)
+
+
+def test_fields_may_come_and_go_too() -> None:
+    history = LayerHistory(["size"])
+    history.add(1, ["a"], {"size": [1.0]})
+    history.add(2, ["a", "b"], {"size": [2.0, 3.0], "gap": [4.0, math.nan]})
+    history.add(3, ["b"], {"gap": [5.0]})
+    assert history.fields == ["size", "gap"]
+    assert history.names == ["b", "a"]
+    assert history["size"].nan_to_num(-1.0).tolist() == [[-1.0, 1.0], [3.0, 2.0], [-1.0, -1.0]]
+    assert history["gap"].nan_to_num(-1.0).tolist() == [[-1.0, -1.0], [-1.0, 4.0], [5.0, -1.0]]
+    assert bool(history["unknown"].isnan().all())
+    other = LayerHistory()
+    other.load_state_dict(history.state_dict())
+    assert repr(other.table()) == repr(history.table())

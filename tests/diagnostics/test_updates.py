@@ -1,7 +1,10 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
+from diagnostics.spectral_updates import ChangeRecorder
 from diagnostics.updates import UpdateRecorder
 
 
@@ -63,3 +66,63 @@ def test_unwanted_steps_cost_no_copy_and_hooks_go_away() -> None:
     assert not recorder.updates
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_recorders_of_a_step_share_one_copy_of_the_weights() -> None:
+    module = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    norms = recorder_for(optimizer, module)
+    all_of_it = ChangeRecorder([optimizer], lambda _: list(module.named_parameters()), lambda: True)
+    matrices = ChangeRecorder([optimizer], lambda _: [("weight", module.weight)], lambda: True)
+    for _ in range(2):
+        before = module.weight.detach().clone()
+        module(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+        (found,) = matrices.changes.values()
+        (others,) = all_of_it.changes.values()
+        assert list(found) == ["weight"]
+        assert found["weight"] is others["weight"]
+        assert torch.equal(found["weight"], module.weight.detach() - before)
+        changes, _ = norms.updates[optimizer].to_host()
+        assert changes["weight"] == pytest.approx(float(found["weight"].norm()))
+        kept = weakref.ref(found["weight"])
+        del found, others
+        for recorder in (norms, all_of_it, matrices):
+            recorder.clear()
+        assert kept() is None
+
+
+def test_a_step_that_broke_off_is_forgotten() -> None:
+    module = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    one, other = (ChangeRecorder([optimizer], lambda _: [("weight", module.weight)], lambda: True) for _ in range(2))
+
+    def broken() -> float:
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"):
+        optimizer.step(broken)
+    with torch.no_grad():
+        module.weight.fill_(5.0)
+    module.weight.grad = torch.ones(1, 2)
+    optimizer.step()
+    for recorder in (one, other):
+        assert recorder.changes[optimizer]["weight"].tolist() == [[-1.0, -1.0]]
+
+
+def test_a_hook_that_fails_leaves_the_step_alone() -> None:
+    module = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+
+    def parameters_of(_: object) -> list:
+        raise MemoryError("no room for a copy")
+
+    recorder = UpdateRecorder([optimizer], parameters_of, lambda: True)
+    module.weight.grad = torch.ones(1, 2)
+    before = module.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(module.weight, before - 1.0)
+    assert not recorder.updates
+    with pytest.raises(MemoryError, match="no room for a copy"):
+        recorder.check()
+    recorder.check()  # said once

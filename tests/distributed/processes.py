@@ -16,7 +16,14 @@ CONFIG = """\
 model: {class_path: ImageClassifier, init_args: {network: {class_path: DeepMLP, init_args: {hidden: [16]}}}}
 data: {class_path: Digits, init_args: {batch_size: 64}}
 optimizer: {class_path: sgd, init_args: {lr: 0.1}}
-trainer: {max_epochs: 2, accelerator: cpu, enable_model_summary: false, log_every_n_steps: 3}
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  enable_model_summary: false
+  log_every_n_steps: 3
+  callbacks+:
+  - {class_path: SpectralNormTracker, init_args: {figures: false}}
+  - {class_path: UpdateDynamics, init_args: {figures: false}}
 name: small
 """
 

@@ -1,4 +1,4 @@
-"""Spectral norms and the noise scale on two ranks: the same on both, and what one process measures on all the data."""
+"""Spectral norms, update dynamics and the noise scale on two ranks: the same on both, and what one process measures on all the data."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from callbacks.noise_scale import GradientNoiseScale
 from callbacks.spectral_norm import SpectralNormTracker
+from callbacks.update_dynamics import UpdateDynamics
 from diagnostics.noise_scale import noise_sample
 from tests.callbacks.runs import Classifier, events, fit, loader, warnings_of
 
@@ -151,11 +152,32 @@ def test_spectral_norms_are_the_same_on_both_ranks_and_on_one(tmp_path) -> None:
     assert (pair / "run" / "version_0" / "figures" / "spectral_heat_map.png").exists()
 
 
-def test_both_see_the_same_on_every_rank_and_training_does_not_notice(tmp_path) -> None:
+def test_update_dynamics_are_the_same_on_both_ranks_and_on_one(tmp_path) -> None:
+    def callback(figures: bool) -> UpdateDynamics:
+        return UpdateDynamics(every_n_steps=1, subspaces_every=2, figures=figures, strict=True)
+
+    run(tmp_path / "pair", callback(True), **TWO_RANKS)
+    run(tmp_path / "single", callback(False))
+    ours, theirs = (events(tmp_path / name / "run" / "version_0") for name in ("pair", "single"))
+    tags = {tag for tag in theirs if tag.startswith("update/")}
+    assert tags == {tag for tag in ours if tag.startswith("update/")}
+    assert {"update/effective_lr_median", "update/cosine_to_previous", "update/subspace_drift_from_start_max"} <= tags
+    for tag in tags:
+        values, others = ([value for _, value in of[tag]] for of in (ours, theirs))
+        assert values == pytest.approx(others, rel=5e-3, abs=1e-3), tag
+    assert [value for _, value in ours["update/effective_lr"]] == pytest.approx([0.05] * 6, rel=1e-3)
+    first, second = reports(tmp_path / "pair")
+    for key in ("histories", "summaries", "weights"):
+        assert first[key] == second[key]
+    assert (tmp_path / "pair" / "run" / "version_0" / "figures" / "update_dynamics_heat_map.png").exists()
+
+
+def test_all_see_the_same_on_every_rank_and_training_does_not_notice(tmp_path) -> None:
     """With batch normalization, whose buffers make forward passes of one rank alone hang."""
     callbacks = [
         GradientNoiseScale(every_n_steps=1, source="probe", splits=2, batch_norm="running", strict=True, figures=False),
         SpectralNormTracker(every_n_steps=2, strict=True, figures=False),
+        UpdateDynamics(every_n_steps=3, strict=True, figures=False),
     ]
     run(tmp_path / "watched", *callbacks, normalized=True, gradient_clip_val=0.1, **TWO_RANKS)
     run(tmp_path / "plain", normalized=True, gradient_clip_val=0.1, **TWO_RANKS)
@@ -189,6 +211,7 @@ def test_two_ranks_resume_with_the_same_numbers(tmp_path) -> None:
         return [
             GradientNoiseScale(every_n_steps=1, figures=False, strict=True),
             SpectralNormTracker(every_n_steps=2, exact_every=3, figures=False, strict=True),
+            UpdateDynamics(every_n_steps=7, subspaces_every=1, figures=False, strict=True),
         ]
 
     class Saving(Sharing):

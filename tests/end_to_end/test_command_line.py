@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from callbacks.checkpoints import read_checkpoint
+from steepest.completion import DEFAULT_CALLBACKS
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
@@ -213,8 +214,23 @@ def test_default_callbacks_stay_and_are_replaced_by_name(steepest, tiny, runs):
     assert steepest("fit", "--config", tiny, *words).code == 0
     used = yaml.safe_load((runs / "version_0/config.yaml").read_text())["trainer"]["callbacks"]
     names = [callback["class_path"].rsplit(".", 1)[-1] for callback in used]
-    assert names == ["GradientFlowMonitor", "LearningRateTracker", "StepSeed", "Checkpoints"]
+    # The config has replaced two of them, the command line a third.
+    replaced = ["SpectralNormTracker", "UpdateDynamics", "StepSeed", "Checkpoints"]
+    assert names == ["GradientFlowMonitor", "LearningRateTracker", *replaced]
     assert used[-1]["init_args"]["mode"] == "max"
+    assert not (runs / "version_0/figures").exists()
+    found = scalars(runs / "version_0")
+    assert {"spectral/norm_max", "update/effective_lr", "update/cosine_to_gradient"} <= set(found)
+    assert {path.name for path in (runs / "version_0").glob("*.json")} >= {"spectral_norm.json", "update_dynamics.json"}
+
+
+def test_the_default_callbacks(steepest, tmp_path):
+    (tmp_path / "plain.yaml").write_text("model: {class_path: ImageClassifier, init_args: {network: SimpleMLP}}\n")
+    outcome = steepest("fit", "--config", "plain.yaml", "--data", "Digits", "--optimizer", "sgd", "--print_config")
+    assert outcome.code == 0, outcome.err
+    used = yaml.safe_load(outcome.out)["trainer"]["callbacks"]
+    assert tuple(callback["class_path"].rsplit(".", 1)[-1] for callback in used) == DEFAULT_CALLBACKS
+    assert DEFAULT_CALLBACKS[:3] == ("GradientFlowMonitor", "SpectralNormTracker", "UpdateDynamics")
 
 
 # Figures take a second, and are looked at above.

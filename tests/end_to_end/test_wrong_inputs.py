@@ -195,6 +195,7 @@ def test_gpu_without_a_gpu(steepest, folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.filterwarnings("ignore:SpectralNormTracker. step 1. .* is not finite")
 def test_stop_at_the_first_nonfinite_gradient(steepest, folder):
     words = "--optimizer sgd --optimizer.lr 1e30 --trainer.callbacks+=GradientFlowMonitor"
     outcome = steepest(*shlex.split(FIT + words), "--trainer.callbacks.on_nonfinite", "stop")

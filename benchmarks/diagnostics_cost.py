@@ -1,0 +1,219 @@
+"""What the diagnostics cost: CPU time on one thread, contestants interleaved in one process, medians over rounds.
+
+    python benchmarks/diagnostics_cost.py [--only share|idle] [--rounds 3] [--repeats 4]
+
+`share`: the share of the training time that the default set of callbacks takes on SmallCNN and ResNet-18 (CIFAR-10's
+shapes). Each diagnostic is made to measure at every second step of a short run, over its whole cycle of cheap and
+thorough measurements; what a measurement adds to the run, over the default interval between two of them, is its share
+of a long run. The last line of a network is the whole set in the first 100 steps, where the thorough ones come first.
+
+`idle`: what a callback adds to a step at which it does nothing: ten copies of it in one Trainer on a tiny network.
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional
+
+import callbacks
+from lightning_modules.networks import SmallCNN
+from optim.classics import adamw
+from steepest.completion import DEFAULT_CALLBACKS
+from steepest.trainer import Trainer
+
+NEVER = 1_000_000_000
+COPIES = 10
+WARM_UP = 5  # steps before the clock starts, where caches and lazy states settle
+
+
+class Batches:
+    """The same batches over and over; notes the CPU time at the steps between which is to be measured."""
+
+    def __init__(self, shape: tuple[int, ...], size: int, first: int, last: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.batches = [
+            (torch.randn(size, *shape, generator=generator), torch.randint(0, 10, (size,), generator=generator))
+            for _ in range(4)
+        ]
+        self.first, self.last = first, last
+        self.marks: list[float] = []
+
+    def __len__(self) -> int:
+        return self.last + 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.marks = []
+        for step in range(self.last + 1):
+            if step in (self.first, self.last):
+                self.marks.append(time.process_time())
+            yield self.batches[step % len(self.batches)]
+
+    @property
+    def seconds(self) -> float:
+        """CPU time from the start of step `first` to the start of step `last`."""
+        return self.marks[1] - self.marks[0]
+
+
+class Classifier(LightningModule):
+    """Cross-entropy with AdamW: nothing but a step."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adamw(self, lr=1e-3)
+
+
+def seconds_of(make: Callable[[], nn.Module], batches: Batches, used: Sequence[Callback]) -> float:
+    """CPU seconds of a run with these callbacks; figures at its end are outside."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
+        trainer = Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=[logger, CSVLogger(folder, name="run", version=logger.version)],
+            callbacks=list(used),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.run_folder = logger.log_dir  # type: ignore[assignment]
+        trainer.fit(Classifier(make()), batches)
+    return batches.seconds
+
+
+# --- share ------------------------------------------------------------------------------------------------------------
+
+NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], int]] = {
+    "SmallCNN, batch 128": (lambda: SmallCNN(input_shape=(3, 32, 32)), 128),
+    "ResNet-18, batch 128": (lambda: torchvision.models.resnet18(num_classes=10), 128),
+}
+# By diagnostic of the default set, how many measurements its cycle of cheap and thorough ones has.
+CYCLES = {"GradientFlowMonitor": 5, "SpectralNormTracker": 20, "UpdateDynamics": 5}
+
+
+def share_table(rounds: int, repeats: int) -> Table:
+    """The share of the training time that each diagnostic of the default set takes, and the whole set."""
+    table = Table("network", "what", "every", "CPU ms", "share of the training, %", title="default set")
+    for network, (make, size) in NETWORKS.items():
+        shape = (3, 32, 32)
+        steps: list[float] = []
+        extra: dict[str, list[float]] = {name: [] for name in CYCLES}
+        whole: list[float] = []
+        for _ in range(rounds):
+            for name, cycle in CYCLES.items():
+                # One cycle is enough where it is long; of a short one a few, against noise.
+                count = max(cycle, 10)
+                batches = Batches(shape, size, WARM_UP, WARM_UP + 2 * count)
+                plain = seconds_of(make, batches, [])
+                dense = seconds_of(make, batches, [_dense(name, range(WARM_UP + 1, WARM_UP + 2 * count, 2))])
+                steps.append(plain / (2 * count))
+                extra[name].append((dense - plain) / count)
+            batches = Batches(shape, size, 0, 100)
+            plain, full = (seconds_of(make, batches, used) for used in ([], _default_set()))
+            whole.append(full / plain - 1)
+        step = statistics.median(steps)
+        table.add_row(network, "a step", "", f"{1e3 * step:.1f}", "")
+        total = 0.0
+        for name in CYCLES:
+            every = getattr(callbacks, name)().cadence.every_n_steps
+            cost = statistics.median(extra[name])
+            total += cost / (every * step)
+            table.add_row("", name, f"{every} steps", f"{1e3 * cost:.1f}", f"{100 * cost / (every * step):.2f}")
+        table.add_row("", "all three, in a long run", "", "", f"{100 * total:.2f}")
+        table.add_row("", "whole set, steps 1 to 100", "", "", f"{100 * statistics.median(whole):.2f}")
+        table.add_section()
+    return table
+
+
+def _dense(name: str, at_steps: Sequence[int]) -> Callback:
+    return getattr(callbacks, name)(every_n_steps=None, at_steps=list(at_steps), figures=False)
+
+
+def _default_set() -> list[Callback]:
+    def made(name: str) -> Callback:
+        kind = getattr(callbacks, name)
+        return kind(figures=False) if name in CYCLES else kind()
+
+    return [*map(made, DEFAULT_CALLBACKS), callbacks.StepSeed()]
+
+
+# --- idle -------------------------------------------------------------------------------------------------------------
+
+IDLE: Mapping[str, Callable[[type], Callback]] = {
+    "GradientFlowMonitor": lambda kind: kind(every_n_steps=NEVER, figures=False),
+    "SpectralNormTracker": lambda kind: kind(every_n_steps=NEVER, figures=False),
+    "UpdateDynamics": lambda kind: kind(every_n_steps=NEVER, figures=False),
+    "LearningRateTracker": lambda kind: kind(every_n_steps=NEVER),
+    "SharpnessProbe": lambda kind: kind(every_n_steps=NEVER, figures=False),
+    "GradientNoiseScale": lambda kind: kind(every_n_steps=NEVER, figures=False),
+    "a hook that returns": lambda kind: kind(),
+}
+
+
+class Idle(Callback):
+    """The price of being called at all."""
+
+    def on_train_batch_end(self, *arguments: Any) -> None: ...
+
+
+def idle_table(rounds: int, repeats: int) -> Table:
+    """Microseconds that each callback adds to a step at which it is not due."""
+    steps = 300 * repeats
+    batches = Batches((64,), 8, 100, 100 + steps)
+    seconds: dict[str, list[float]] = {name: [] for name in ("", *IDLE)}
+    for _ in range(rounds):
+        for name, own in seconds.items():
+            kind: type = getattr(callbacks, name, Idle)
+            # Lightning tells callbacks apart by their class.
+            used = [IDLE[name](type(f"{name}{copy}", (kind,), {})) for copy in range(COPIES)] if name else []
+            own.append(seconds_of(lambda: nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)), batches, used))
+    table = Table("callback", "added to an idle step, CPU µs", "over rounds", title="idle step of each callback")
+    for name in IDLE:
+        added = [1e6 * (own - base) / COPIES / steps for own, base in zip(seconds[name], seconds[""], strict=True)]
+        table.add_row(name, f"{statistics.median(added):.1f}", f"{min(added):.1f} to {max(added):.1f}")
+    table.caption = f"a step without callbacks: {1e6 * statistics.median(seconds['']) / steps:.0f} µs"
+    return table
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+TABLES: Mapping[str, Callable[[int, int], Table]] = {"share": share_table, "idle": idle_table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sorted(TABLES), help="one table")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all contestants take their turn")
+    parser.add_argument("--repeats", type=int, default=4, help="length of an idle run, in 300 steps")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    for name, table in TABLES.items():
+        if options.only in (None, name):
+            Console(width=110).print(table(options.rounds, options.repeats))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Watches what the optimizer makes of the gradients."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
+
+from callbacks.reporting import ReportingDiagnostic
+from diagnostics import dynamics_figures
+from diagnostics.dynamics_recorder import DynamicsRecorder
+from diagnostics.dynamics_rollups import scalars
+from diagnostics.layer_history import LayerHistory
+from diagnostics.subspaces import SubspaceMonitor
+from diagnostics.update_dynamics import FIELDS, DynamicsSample
+from diagnostics.updates import optimizer_parameters, plain_name
+
+
+class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
+    """Effective learning rates, directions of updates, drift of subspaces and the optimizer's own statistics by layer.
+
+    Of any optimizer, with w the weights before a step, dw what the step really added to them (decay, momentum and
+    clipping included) and g the gradient of the loss at w (before clipping; of a closure that is evaluated several
+    times the first): the effective learning rate -<dw, g> / |g|^2, which is lr for gradient descent; the cosine of dw
+    to -g; the relative size |dw| / |w|; the cosine of dw to the update one step before. Of every matrix the drift of
+    the spaces of its leading left and right singular vectors, root mean square of the principal angles in degrees,
+    since the last measurement of them and since the first. Where the optimizer has them: gap, iterations and active
+    budget of inner solvers, Muon's residual of Frank-Wolfe, AutoSGM's alpha, r and e (the latter two with its option
+    `track_dynamics`).
+
+    A few numbers become scalars; the layers become the figures `update_dynamics_by_layer` and
+    `update_dynamics_heat_map`, and `update_dynamics.json`, at the end of the run (a failed one too) and at most once a
+    minute at the end of an epoch.
+
+    Scalars, of the whole network and over the layers' weights: `update/effective_lr`, `update/cosine_to_gradient`,
+    `update/cosine_to_previous` and these with `_min`, `_median`, `_max`; `update/relative_size_min`, `_median`;
+    `update/subspace_drift_median`, `_max`; `update/subspace_drift_from_start_median`, `_max`. Of inner solvers
+    `update/solver_iterations_median`, `_max`; `update/solver_gap_median`, `_max`; `update/solver_residual_max`;
+    `update/budget_used_median`, `_max`; `update/budget_active_layers` (share of the layers whose step the budget
+    limits) and `update/budget_active` (share of layers and measured steps so far). Of Muon
+    `update/frank_wolfe_residual_min`, `_median`, `_max` (0 at the optimum that its weight decay leads to) and
+    `update/orthogonality_error_max`. Of AutoSGM `update/alpha_min`, `_median`, `_max`; `update/r_min`, `_median`,
+    `_max`; `update/e_median`, `_max` (standard deviations); `update/not_contracting`, `_max` (share of coordinates).
+
+    Args:
+        every_n_steps: Measure at step 1 and every so many optimizer steps; set it to None to use one of the next two.
+            A measurement costs about as much as two optimizer steps, so that at 50 it stays below one percent.
+        every_n_epochs: Measure at the last step of every n-th epoch.
+        at_steps: Measure at these optimizer steps, counted from 1.
+        subspaces: Number of leading singular directions whose drift is followed; 0 leaves them out.
+        subspaces_every: Look at them at every so many measurements, the first included; they are most of the price.
+        figures: Draw the figures; without them only scalars and the JSON file are written.
+        max_overhead: Largest share of the training time to spend; None measures whenever due.
+        strict: Raise the error of a failed measurement instead of warning.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    name = "update_dynamics"
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 50,
+        every_n_epochs: int | None = None,
+        at_steps: Sequence[int] | None = None,
+        subspaces: int = 4,
+        subspaces_every: int = 5,
+        figures: bool = True,
+        max_overhead: float | None = None,
+        strict: bool = False,
+    ) -> None:
+        if subspaces < 0:
+            raise ValueError(f"subspaces must be 0 (off) or a number of directions, got {subspaces}")
+        if subspaces_every < 1:
+            raise ValueError(f"subspaces_every must be at least 1, got {subspaces_every}")
+        super().__init__(
+            every_n_steps=every_n_steps,
+            every_n_epochs=every_n_epochs,
+            at_steps=at_steps,
+            max_overhead=max_overhead,
+            strict=strict,
+            first=every_n_steps is not None,
+        )
+        self.subspaces = subspaces
+        self.subspaces_every = subspaces_every
+        self.figures = figures
+        self.history = LayerHistory(FIELDS)
+        self._monitor: SubspaceMonitor | None = None
+        self._restored: dict[str, Any] | None = None
+        self._measurements = 0
+        self._turned = 0
+        self._last: DynamicsSample | None = None
+
+    def summary(self) -> DynamicsSample | None:
+        """The last sample, for tables at the end of a run; None before the first."""
+        return self._last
+
+    # --- around the optimizer step ----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch the optimizers' steps."""
+        super().on_train_start(trainer, pl_module)
+        self._recorder = DynamicsRecorder(
+            trainer.optimizers,
+            parameters_of=lambda optimizer: optimizer_parameters(pl_module, optimizer),
+            wanted=lambda: self.due_after_step_or_next(trainer),
+            measured=lambda: self.due_after_step(trainer),
+            timed=self.timed,
+        )
+        self._monitor = SubspaceMonitor(pl_module, self.subspaces) if self.subspaces else None
+        if self._restored is not None:
+            if self._restored["step"] == trainer.global_step:  # not of another run before
+                self._recorder.load_state_dict(self._restored["changes"])
+            if self._monitor is not None:
+                self._monitor.load_state_dict(self._restored["subspaces"])
+            self._restored = None
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note the gradients if it is due, before they are clipped or a closure is evaluated again."""
+        if self._recorder is not None and self.due_after_step(trainer):
+            with self.timed():
+                scaler = getattr(trainer.precision_plugin, "scaler", None)
+                # Optimizers that unscale by themselves (fused ones) have not done so yet.
+                unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
+                self._recorder.note_gradients(optimizer, scaler.get_scale() if scaler and unscales else 1.0)
+
+    # --- after the optimizer step -----------------------------------------------------------------------------------
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if it is due."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._recorder is not None and self._recorder.holds_something:
+            self._recorder.turn(keep=self.due_after_step(trainer) or self.epoch_due_next(trainer))
+            self._turned = trainer.global_step
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
+        """Complete the sample by the subspaces; keep it and return its totals."""
+        assert self._recorder is not None
+        self._recorder.check()
+        sample = self._recorder.sample([plain_name(name) for name, _ in pl_module.named_parameters()])
+        if sample is None:  # a loss scaler skipped the step, say
+            return {}
+        if self._monitor is not None and self._measurements % self.subspaces_every == 0:
+            fields = self._monitor.measure()
+            drifts = {field: tuple(of.get(name, torch.nan) for name in sample.names) for field, of in fields.items()}
+            sample = dataclasses.replace(sample, values={**sample.values, **drifts})
+        self._measurements += 1
+        self._last = sample
+        self.history.add(trainer.global_step, sample.names, sample.values)
+        return {**scalars(sample), "update/budget_active": float(self.history["budget_active"].nanmean())}
+
+    # --- figures and files ------------------------------------------------------------------------------------------
+
+    def stop_recording(self) -> None:
+        """Take the hooks off, and keep what a continued run needs."""
+        if self._recorder is not None:
+            self._restored = self._running()
+        super().stop_recording()
+
+    def write_report(self, trainer: Trainer) -> None:
+        """Write the figures and the file."""
+        sample = self._last
+        if sample is None:
+            return
+        step = self.history.steps[-1]
+        if self.figures:
+            by_layer = dynamics_figures.by_layer(sample, self.history)
+            self.write_figure(trainer, "update_dynamics_by_layer", by_layer, step)
+            heat_maps = dynamics_figures.heat_maps(sample, self.history)
+            self.write_figure(trainer, "update_dynamics_heat_map", heat_maps, step)
+        active = self.history["budget_active"].nanmean(0).tolist()
+        report = {
+            "step": step,
+            "last": dataclasses.asdict(sample),
+            "budget_active": {name: share for name, share in zip(self.history.names, active, strict=True)},
+            "history": self.history.table(),
+        }
+        self.write_json(trainer, "update_dynamics", report)
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, the subspaces to compare with and, right before a measured step, the changes of the last one."""
+        return {
+            **super().state_dict(),
+            "history": self.history.state_dict(),
+            "last": None if self._last is None else dataclasses.asdict(self._last),
+            "measurements": self._measurements,
+            "running": self._running() if self._restored is None else self._restored,
+        }
+
+    def _running(self) -> dict[str, Any]:
+        return {
+            "step": self._turned,
+            "changes": {} if self._recorder is None else self._recorder.state_dict(),
+            "subspaces": {"start": {}, "previous": {}} if self._monitor is None else self._monitor.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue a resumed run's history."""
+        super().load_state_dict(state_dict)
+        self.history.load_state_dict(state_dict["history"])
+        self._last = None if state_dict["last"] is None else DynamicsSample(**state_dict["last"])
+        self._measurements = state_dict["measurements"]
+        self._restored = state_dict["running"]
