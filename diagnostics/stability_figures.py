@@ -52,7 +52,9 @@ def rate_curves(panels: Sequence[Panel], curvatures: Tensor) -> Figure:
         predicted = rates(panel.rule, torch.tensor(grid, dtype=torch.float64), curvatures).amax(1)
         place.plot(grid, predicted.tolist(), color=BLUE, linewidth=1.4)
         place.plot(panel.lrs, panel.measured, "o", color=ORANGE, markersize=4.5, markeredgecolor="black", mew=0.5)
-        place.plot([panel.best.lr], [panel.best.rate], "*", color=GREEN, markersize=10, markeredgecolor="black", mew=0.5)
+        place.plot(
+            [panel.best.lr], [panel.best.rate], "*", color=GREEN, markersize=10, markeredgecolor="black", mew=0.5
+        )
         place.axvline(panel.limit, color=VERMILION, linestyle="--", linewidth=1.1)
         place.axhline(1.0, color="0.5", linewidth=0.7)
         place.set_xscale("log")

@@ -4,9 +4,9 @@ On 0.5 h w^2 every classical rule is a filter with one pole b, one zero c and ga
 
     y_t = b y_{t-1} + G (g_t - c g_{t-1}),    w_{t+1} = (1 - lr w_d) w_t - lr y_t / P,    g_t = (h + r) w_t,
 
-with coupled decay r, decoupled decay w_d and a preconditioner P that stands still. Its weights are sums of powers of the
-two roots z of (z - 1 + lr w_d)(z - b) + x (z - c) = 0, x = lr G (h + r) / P: the larger |z| is the rate, and the rule is
-stable while it is below 1. docs/theory.md derives what stands here.
+with coupled decay r, decoupled decay w_d and a preconditioner P that stands still. The weights are sums of powers of
+the two roots z of (z - 1 + lr w_d)(z - b) + x (z - c) = 0, x = lr G (h + r) / P: the larger |z| is the rate, and the
+rule is stable while it is below 1. docs/theory.md derives what stands here.
 """
 
 import math
@@ -67,7 +67,7 @@ class Rule:
 
     @property
     def zero_and_gain(self) -> tuple[float, float]:
-        """c and G of the filter."""
+        """C and G of the filter."""
         b = self.momentum
         return {
             "plain": (0.0, 1.0),

@@ -156,7 +156,9 @@ def _print(comparisons: Sequence[Comparison], curvatures: Tensor, note: str | No
     console.print(f"{text}; {note}" if note else text, highlight=False)
     limits = _table("largest stable learning rate", "predicted", "measured", "error")
     chosen = _table("factor per step at a learning rate", "learning rate", "predicted", "measured", "error")
-    best = _table("best constants, and their factor per step", "learning rate", "momentum", "predicted", "measured", "error")
+    best = _table(
+        "factor per step at the best constants", "learning rate", "momentum", "predicted", "measured", "error"
+    )
     for found in comparisons:
         row, constants = found.row(), found.best
         name = found.rule.name

@@ -52,13 +52,15 @@ def read_spectrum(path: Path) -> tuple[list[float], str | None]:
         measured = _measured(json.loads(text))
     except json.JSONDecodeError as error:
         raise ValueError(f"--spectrum: {path}, line {error.lineno} is not JSON: {error.msg}") from None
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"--spectrum: {path} is not the sharpness.json that SharpnessProbe writes") from None
     kept = [value for value in measured if value > 0]
     if not kept:
         raise ValueError(f"--spectrum: {path} holds no eigenvalue above 0, so there is no limit")
     left_out = len(measured) - len(kept)
-    return kept, f"{left_out} eigenvalues of 0 or below are left out" if left_out else None
+    verb = "is" if left_out == 1 else "are"
+    note = f"{left_out} of {len(measured)} eigenvalues {verb} not above 0 and left out"
+    return kept, note if left_out else None
 
 
 def _measured(report: Any) -> list[float]:
