@@ -152,7 +152,7 @@ def _curvatures(options: Any) -> tuple[Tensor, str | None]:
 def _print(comparisons: Sequence[Comparison], curvatures: Tensor, note: str | None) -> None:
     console = Console(soft_wrap=True)
     low, high = float(curvatures[0]), float(curvatures[-1])
-    text = f"{len(curvatures)} eigenvalues from {low:g} to {high:g}, condition number {high / low:g}"
+    text = f"eigenvalues: {len(curvatures)} from {low:g} to {high:g}, condition number {high / low:g}"
     console.print(f"{text}; {note}" if note else text, highlight=False)
     limits = _table("largest stable learning rate", "predicted", "measured", "error")
     chosen = _table("factor per step at a learning rate", "learning rate", "predicted", "measured", "error")

@@ -18,6 +18,7 @@ RULES = [
     *classical_rules(0.8, None, 0.2, 0.5),
     Rule("very smooth filter", "pole_zero", 0.6, -0.9),
     Rule("coupled heavy ball", "heavy_ball", 0.5, coupled=3.0),
+    Rule("tiny preconditioner", "average", 0.9, preconditioner=1e-5),
 ]
 
 
@@ -87,7 +88,7 @@ def test_every_rule_is_a_registered_optimizer_with_its_options() -> None:
 def test_the_command_writes_tables_figures_and_json(steepest, tmp_path) -> None:
     outcome = steepest("stability", "--eigenvalues", "1, 10", "--momentum", "0.5", "--output", "out")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "2 eigenvalues from 1 to 10, condition number 10" in outcome.out
+    assert "eigenvalues: 2 from 1 to 10, condition number 10" in outcome.out
     written = json.loads((tmp_path / "out/stability.json").read_text())
     assert written["eigenvalues"] == [1.0, 10.0]
     for row in written["rules"]:
