@@ -7,6 +7,7 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.gradient_flow import GradientFlowMonitor
 from callbacks.learning_rate import LearningRateTracker
 from callbacks.noise_scale import GradientNoiseScale
+from callbacks.objective_trajectory import ObjectiveTrajectory
 from callbacks.progress_bar import StepProgressBar
 from callbacks.schedule_free import ScheduleFreeSwitch
 from callbacks.sharpness import SharpnessProbe
@@ -18,6 +19,7 @@ __all__ = [
     "GradientFlowMonitor",
     "GradientNoiseScale",
     "LearningRateTracker",
+    "ObjectiveTrajectory",
     "ScheduleFreeSwitch",
     "SharpnessProbe",
     "SpectralNormTracker",

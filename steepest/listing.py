@@ -106,10 +106,12 @@ def _others(kind: str) -> list[tuple[str, str, str]]:
         ]
     if kind == "models":
         import lightning_modules
-        from lightning_modules import networks
+        from lightning_modules import networks, objectives
 
         modules = [name for name in lightning_modules.__all__ if name != "BaseModule"]
-        return _classes(lightning_modules, modules) + _classes(networks, networks.__all__)
+        functions = [name for name in objectives.__all__ if name != "Objective"]
+        listed = ((lightning_modules, modules), (networks, networks.__all__), (objectives, functions))
+        return [row for package, names in listed for row in _classes(package, names)]
     if kind == "data":
         import datamodules
 
