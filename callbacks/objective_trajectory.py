@@ -40,7 +40,7 @@ class ObjectiveTrajectory(ReportingDiagnostic):
         """Find the objective."""
         super().setup(trainer, pl_module, stage)
         objective: Any = getattr(pl_module, "objective", None)
-        if not all(hasattr(objective, name) for name in ("weights", "minima", "value", "distance")):
+        if not all(hasattr(objective, name) for name in ("weight", "minima", "value", "distance")):
             raise ValueError(
                 f"ObjectiveTrajectory needs a model with a known objective, such as ToyObjective; "
                 f"{type(pl_module).__name__} has none"
@@ -62,7 +62,7 @@ class ObjectiveTrajectory(ReportingDiagnostic):
 
     def _record(self, trainer: Trainer, pl_module: LightningModule) -> None:
         objective: Any = pl_module.objective
-        self.trajectory.append(trainer.global_step, objective.weights)
+        self.trajectory.append(trainer.global_step, objective.weight)
 
     def write_report(self, trainer: Trainer) -> None:
         """Write the figure and the arrays."""

@@ -74,10 +74,10 @@ def _path(figure: Figure, axes: Axes, table: dict[str, NDArray[Any]], surface: S
     bar.minorticks_off()
     marker = "." if len(seen) <= MARKED else ""
     axes.plot(seen[:, 0], seen[:, 1], color=VERMILION, linewidth=1.2, marker=marker, markersize=4, label="path")
-    axes.plot(seen[0, 0], seen[0, 1], "o", color="white", mec="black", markersize=7, linestyle="", label="start")
-    axes.plot(seen[-1, 0], seen[-1, 1], "s", color=VERMILION, mec="black", markersize=7, linestyle="", label="end")
     minima = table["minima"]
     axes.plot(minima[:, 0], minima[:, 1], "*", color=BLUE, mec="white", markersize=13, linestyle="", label="minimum")
+    axes.plot(seen[0, 0], seen[0, 1], "o", color="white", mec="black", markersize=7, linestyle="", label="start")
+    axes.plot(seen[-1, 0], seen[-1, 1], "s", color=VERMILION, mec="black", markersize=7, linestyle="", label="end")
     axes.set_xlim(*ranges[0])
     axes.set_ylim(*ranges[1])
     axes.set_xlabel("first weight")

@@ -58,8 +58,11 @@ class ToyObjective(BaseModule):
         self.noise_scale = _noise_scale(noise, objective.dimensions)
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
+        # A run that diverges says NaN, as any other value.
         names = ("loss", "gap", "distance")
-        self.metrics = {stage: {name: MeanMetric() for name in names} for stage in ("val", "test")}
+        self.metrics = {
+            stage: {name: MeanMetric(nan_strategy="disable") for name in names} for stage in ("val", "test")
+        }
 
     def forward(self) -> Tensor:
         """The function at the weights."""
@@ -67,7 +70,7 @@ class ToyObjective(BaseModule):
 
     def diagnostic_loss(self, batch: Tensor) -> Tensor:
         """The training loss on a batch of noise vectors, a scalar, without recording anything."""
-        loss, weights = self(), self.objective.weights.flatten()
+        loss, weights = self(), self.objective.weight.flatten()
         # Adds nothing to the loss and the mean of the batch to its gradient.
         return loss + (batch.mean(0) * (weights - weights.detach())).sum()
 
@@ -109,7 +112,7 @@ class ToyObjective(BaseModule):
         return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _distance(self) -> Tensor:
-        return self.objective.distance(self.objective.weights.detach().flatten())
+        return self.objective.distance(self.objective.weight.detach().flatten())
 
     def _evaluate(self, stage: str) -> None:
         loss = self().detach()
@@ -121,7 +124,5 @@ class ToyObjective(BaseModule):
 def _noise_scale(noise: float | Sequence[float], dimensions: int) -> Tensor:
     scale = [float(noise)] * dimensions if isinstance(noise, (int, float)) else list(map(float, noise))
     if len(scale) != dimensions or not all(0 <= value < math.inf for value in scale):
-        raise ValueError(
-            f"noise must be one number of at least 0, or one for each of {dimensions} weights, got {noise}"
-        )
+        raise ValueError(f"noise must be a number of at least 0, or one for each of {dimensions} weights, not {noise}")
     return torch.tensor(scale)

@@ -18,10 +18,10 @@ class Objective(nn.Module, ABC):
         minima: All points where the function is smallest, each as long as `start`.
         minimum_value: The value there.
         limits: Range of each of two axes that shows what is interesting, ((x0, x1), (y0, y1)); None in more dimensions.
-        shape: Shape of the parameter; None for a vector.
+        rows: Rows of the parameter, a matrix; with one row a rule can still send it to an optimizer of matrices.
 
     Attributes:
-        weights: The parameter.
+        weight: The parameter.
         minima: Shape (count, dimensions).
 
     Raises:
@@ -36,13 +36,13 @@ class Objective(nn.Module, ABC):
         minima: Sequence[Sequence[float]],
         minimum_value: float,
         limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
-        shape: tuple[int, ...] | None = None,
+        rows: int = 1,
     ) -> None:
         super().__init__()
         name, dimensions = type(self).__name__, len(minima[0])
         if len(start) != dimensions or not all(map(math.isfinite, start)):
             raise ValueError(f"start of {name} must be {dimensions} finite numbers, got {list(start)}")
-        self.weights = nn.Parameter(torch.tensor(start, dtype=torch.get_default_dtype()).reshape(shape or (-1,)))
+        self.weight = nn.Parameter(torch.tensor(start, dtype=torch.get_default_dtype()).reshape(rows, -1))
         # No part of a checkpoint, and never rounded: diagnostics and metrics measure distances to it.
         self.register_buffer("minima", torch.tensor(minima, dtype=torch.float64), persistent=False)
         self.minimum_value = minimum_value
@@ -54,12 +54,12 @@ class Objective(nn.Module, ABC):
 
     def forward(self) -> Tensor:
         """The function at the weights, a scalar."""
-        return self.value(self.weights.flatten())
+        return self.value(self.weight.flatten())
 
     @property
     def dimensions(self) -> int:
         """Number of weights."""
-        return self.weights.numel()
+        return self.weight.numel()
 
     def gap(self, points: Tensor) -> Tensor:
         """How far the function is above its minimum, for points of shape (..., dimensions)."""

@@ -17,8 +17,8 @@ class Quadratic(Objective):
         rotation_seed: Seed of a random rotation of the eigenvectors; None leaves them along the axes, where optimizers
             that scale every coordinate by itself have an easy time.
         start: Where the weights start; None takes ones along the eigenvectors.
-        rows: Arrange the weights as a matrix of so many rows, which optimizers of matrices such as Muon treat as one;
-            None for a vector.
+        rows: Arrange the weights as a matrix of so many rows; with 4 rows and columns or more, optimizers of matrices
+            such as Muon take it for one.
 
     Raises:
         ValueError: if an eigenvalue is not above 0, there is none, or `rows` does not divide their number.
@@ -31,7 +31,7 @@ class Quadratic(Objective):
         eigenvalues: Sequence[float] = (1.0, 10.0, 100.0),
         rotation_seed: int | None = None,
         start: Sequence[float] | None = None,
-        rows: int | None = None,
+        rows: int = 1,
     ) -> None:
         count = len(eigenvalues)
         if count == 0:
@@ -39,7 +39,7 @@ class Quadratic(Objective):
         for value in eigenvalues:
             if not 0 < value < math.inf:
                 raise ValueError(f"eigenvalues of Quadratic must be finite numbers above 0, got {value}")
-        if rows is not None and (rows < 1 or count % rows):
+        if rows < 1 or count % rows:
             raise ValueError(f"rows must divide the number of eigenvalues {count}, got {rows}")
         vectors = torch.eye(count, dtype=torch.float64)
         if rotation_seed is not None:
@@ -51,7 +51,7 @@ class Quadratic(Objective):
             [[0.0] * count],
             0.0,
             ((-reach, reach), (-reach, reach)) if count == 2 else None,
-            None if rows is None else (rows, count // rows),
+            rows,
         )
         hessian = vectors @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64)) @ vectors.T
         self.register_buffer("hessian", hessian, persistent=False)
