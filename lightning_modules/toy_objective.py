@@ -27,7 +27,7 @@ class ToyObjective(BaseModule):
         objective: The function, see `steepest list models`; ours or by import path.
         noise: Standard deviation of the gradient's noise for a single sample, one number for all weights or one for
             each; its covariance is diagonal, and that of a step is 1 / `batch_size` of it.
-        batch_size: Noise vectors per step and process, at least 1.
+        batch_size: Noise vectors per step and process, at least 1; GradientNoiseScale needs 4.
         steps_per_epoch: Steps between two validations, at least 1.
         optimizer: Factory from the registry; None takes AdamW.
         schedule: Learning-rate schedule from the registry; None keeps the rate constant.
@@ -42,7 +42,7 @@ class ToyObjective(BaseModule):
         self,
         objective: Objective,
         noise: float | Sequence[float] = 0.0,
-        batch_size: int = 1,
+        batch_size: int = 8,
         steps_per_epoch: int = 100,
         optimizer: OptimizerFactory | None = None,
         schedule: ScheduleFactory | None = None,

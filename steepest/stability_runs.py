@@ -77,7 +77,7 @@ def run(rule: Rule, lr: float, curvatures: Tensor, steps: int) -> Tensor:
     return torch.stack(seen) / start
 
 
-def _freeze(optimizer: Optimizer, weight: nn.Parameter, preconditioner: float) -> None:
+def _freeze(optimizer: Optimizer, weight: Tensor, preconditioner: float) -> None:
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     state = optimizer.state[weight]

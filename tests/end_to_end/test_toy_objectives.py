@@ -11,6 +11,7 @@ from lightning_modules import ToyObjective
 from lightning_modules.objectives import Rosenbrock
 from optim.classics import adam
 from optim.schedules import warmup_cosine
+from tests.conftest import REPOSITORY
 from tests.end_to_end.test_resume import Kill, differences, scalars, train
 from tests.steepest.failures import BAD_INPUT, check
 
@@ -54,6 +55,18 @@ def test_diagnostics_find_what_is_known(steepest, tmp_path, toy) -> None:
     assert (tmp_path / "runs/toy/version_0/trajectory.npz").is_file()
     assert "gap to the minimum" in outcome.out
     assert "distance to the minimum" in outcome.out
+
+
+def test_all_diagnostics_go_on_top_of_a_config_that_has_some(steepest, tmp_path) -> None:
+    configs = [REPOSITORY / "configs/toy_quadratic.yaml", REPOSITORY / "configs/callbacks/full.yaml"]
+    words = [word for config in configs for word in ("--config", config)]
+    outcome = steepest("fit", *words, "--trainer.precision", "64-true", "--trainer.max_epochs", "2")
+    assert outcome.code == 0, outcome.err
+    found = scalars(tmp_path / "runs/toy_quadratic/version_0")
+    steps = [step for tag, step in found if tag == "sharpness/batch"]
+    assert steps == [20, 40]  # as the config on top says
+    assert found["sharpness/batch_2", 40].pop() == pytest.approx(10.0, rel=1e-3)
+    assert ("noise/batch_trace", 40) in found or ("spectral/max_norm", 40) in found
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "muon_adamw", "lion", "autosgm", "lbfgs", "sam"])
