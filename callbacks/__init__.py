@@ -9,6 +9,7 @@ from callbacks.learning_rate import LearningRateTracker
 from callbacks.loss_landscape import LossLandscape
 from callbacks.lr_range_test import LRRangeTest
 from callbacks.noise_scale import GradientNoiseScale
+from callbacks.objective_trajectory import ObjectiveTrajectory
 from callbacks.progress_bar import StepProgressBar
 from callbacks.schedule_free import ScheduleFreeSwitch
 from callbacks.sharpness import SharpnessProbe
@@ -23,6 +24,7 @@ __all__ = [
     "LRRangeTest",
     "LearningRateTracker",
     "LossLandscape",
+    "ObjectiveTrajectory",
     "ScheduleFreeSwitch",
     "SharpnessProbe",
     "SpectralNormTracker",

@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the test split",
     "lr_range_test": "find a learning rate, or the largest stable one, without leaving a trace",
     "landscape": "draw the loss around a checkpoint's weights",
+    "stability": "largest stable learning rates and best constants on a spectrum, predicted and measured",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from steepest.listing import run_list
 
             run_list(words[1:])
+        elif words[0] == "stability":
+            from steepest.stability import run_stability
+
+            run_stability(words[1:])
         else:
             from steepest.command_line import run
 

@@ -44,7 +44,7 @@ def complete(options: Any, words: Sequence[str]) -> None:
     options.name = _default_name(options) if options.name is None else options.name
     _check_top_level(options)
     _give_facts_to_network(options, words)
-    _keep_last_of_each_default_callback(options)
+    _keep_last_of_each_callback_of_ours(options)
 
 
 def facts_of(data_path: str | None) -> dict[str, Any]:
@@ -108,15 +108,15 @@ def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
         network.init_args[key] = fact
 
 
-def _keep_last_of_each_default_callback(options: Any) -> None:
-    # So that `--trainer.callbacks+=GradientFlowMonitor --trainer.callbacks.every_n_steps 10` replaces the default one.
+def _keep_last_of_each_callback_of_ours(options: Any) -> None:
+    # So that `--trainer.callbacks+=GradientFlowMonitor --trainer.callbacks.every_n_steps 10` replaces the default one,
+    # and a config that is layered on top the one of the config below. Two of them could not keep their states apart.
     callbacks = options.trainer.get("callbacks")
     if not isinstance(callbacks, list):
         return
     kept: list[Any] = []
     for callback in reversed(callbacks):
         path = callback.get("class_path", "")
-        default = path.rsplit(".", 1)[-1] in DEFAULT_CALLBACKS and path.startswith("callbacks.")
-        if not (default and any(path == other.get("class_path") for other in kept)):
+        if not (path.startswith("callbacks.") and any(path == other.get("class_path") for other in kept)):
             kept.insert(0, callback)
     options.trainer.callbacks = kept

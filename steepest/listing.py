@@ -1,17 +1,16 @@
 """`steepest list`: what can be chosen by name."""
 
-import argparse
 import inspect
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steepest.cli import BAD_INPUT, fail
+from steepest.one_line_parser import OneLineParser
 
 KINDS = ("optimizers", "solvers", "schedules", "clippings", "models", "data", "callbacks")
 
@@ -23,7 +22,7 @@ def run_list(words: Sequence[str]) -> None:
         words: The kind, an optional pattern such as '*sgd*', `--explain NETWORK` for optimizers and
             `--plot FILE` for schedules.
     """
-    parser = _Parser(prog="steepest list", description="List what can be chosen by name.")
+    parser = OneLineParser(prog="steepest list", description="List what can be chosen by name.")
     parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)}")
     parser.add_argument("pattern", nargs="?", default="*", help="only names that fit, such as '*adam*'")
     parser.add_argument(
@@ -62,12 +61,6 @@ def run_list(words: Sequence[str]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        fail(" ".join(message.split()), BAD_INPUT)
-        raise AssertionError("not reached")
 
 
 def _rows(kind: str, pattern: str = "*") -> list[tuple[str, str, str]]:
@@ -113,10 +106,12 @@ def _others(kind: str) -> list[tuple[str, str, str]]:
         ]
     if kind == "models":
         import lightning_modules
-        from lightning_modules import networks
+        from lightning_modules import networks, objectives
 
         modules = [name for name in lightning_modules.__all__ if name != "BaseModule"]
-        return _classes(lightning_modules, modules) + _classes(networks, networks.__all__)
+        functions = [name for name in objectives.__all__ if name != "Objective"]
+        listed = ((lightning_modules, modules), (networks, networks.__all__), (objectives, functions))
+        return [row for package, names in listed for row in _classes(package, names)]
     if kind == "data":
         import datamodules
 

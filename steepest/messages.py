@@ -117,13 +117,14 @@ def _choices(kind: str) -> list[str]:
     import callbacks
     import datamodules
     import lightning_modules
-    from lightning_modules import networks
+    from lightning_modules import networks, objectives
 
     if kind in _REGISTRIES:
         return _REGISTRIES[kind].names()
     return {
         "model": [name for name in lightning_modules.__all__ if name != "BaseModule"],
         "network": list(networks.__all__),
+        "objective": [name for name in objectives.__all__ if name != "Objective"],
         "data": list(datamodules.__all__),
         "callbacks": [*callbacks.__all__, "EarlyStopping"],
     }.get(kind, [])

@@ -16,6 +16,8 @@ LABELS = {
     "test/loss": "test loss",
     "val/accuracy": "validation accuracy",
     "val/loss": "validation loss",
+    "val/gap": "gap to the minimum",
+    "val/distance": "distance to the minimum",
     "train/epoch_loss": "training loss, last epoch",
 }
 
@@ -110,4 +112,7 @@ def _places(trainer: Trainer) -> list[str]:
 
 
 def _metric(key: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if key.endswith("accuracy") else f"{value:.4f}"
+    if key.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    # What goes to zero is small in the end.
+    return f"{value:.3g}" if key.endswith(("/gap", "/distance")) else f"{value:.4f}"

@@ -18,7 +18,7 @@ def wide(monkeypatch):
         ("solvers", list(SOLVERS)),
         ("schedules", SCHEDULES.names()),
         ("clippings", CLIPPINGS.names()),
-        ("models", ["ImageClassifier", "DeepMLP", "SimpleMLP", "SmallCNN"]),
+        ("models", ["ImageClassifier", "ToyObjective", "DeepMLP", "SimpleMLP", "SmallCNN", "Quadratic", "Rosenbrock"]),
         ("data", ["CIFAR10", "Digits", "MNIST", "FashionMNIST"]),
         ("callbacks", ["Checkpoints", "GradientFlowMonitor", "LearningRateTracker"]),
     ],
