@@ -153,7 +153,7 @@ def coordinate_figure(checks: Mapping[str, CoordinateCheck], label: str = "width
     Returns:
         A figure with a column for each check; horizontal lines mean that width does not matter.
     """
-    figure = Figure(figsize=(4.2 * len(checks) + 1.6, 6.4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(checks), 6.4), layout="constrained")
     grid = figure.subplots(2, len(checks), sharex=True, sharey="row", squeeze=False)
     for column, (title, check) in enumerate(checks.items()):
         last = len(check.activations) - 1
@@ -171,7 +171,7 @@ def coordinate_figure(checks: Mapping[str, CoordinateCheck], label: str = "width
             when = "before training" if step == 0 else f"after {step} steps"
             axes.set_title(f"{title}, {when}", loc="left", fontsize=10)
             axes.grid(color="0.85", linewidth=0.6)
-            axes.legend(fontsize=7, title="layer, exponent of width", title_fontsize=7)
+            axes.legend(fontsize=7, title="layer, exponent", title_fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         grid[1, column].set_xlabel(label)
     for axes in grid[:, 0]:
         axes.set_ylabel("mean |activation|")

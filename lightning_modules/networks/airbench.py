@@ -14,8 +14,7 @@ FLOOR = 5e-4  # added to the variances of patches, so that noise is not blown up
 
 
 class AirbenchCNN(nn.Module):
-    """The convolutional network of airbench (arXiv 2404.00498), 94 % on CIFAR-10 within ten epochs; 1,972,792
-    parameters.
+    """The network of airbench (arXiv 2404.00498), 94 % on CIFAR-10 within ten epochs; 1,972,792 parameters.
 
     A first layer with fixed filters that whitens 2x2 patches, then three groups of two 3x3 convolutions with pooling in
     between, the maximum over the image, and an output layer. Batch normalization has no gains. The layers are called
