@@ -108,17 +108,15 @@ def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
 
 def _give_facts_to_foreign_network(network: Any, facts: dict[str, Any], words: Sequence[str]) -> None:
     shape = facts.get("input_shape")
-    if shape is None:
-        return
-    for key, place in SHAPE_PARTS.items():
+    parts = {} if shape is None else {key: shape[place] for key, place in SHAPE_PARTS.items()}
+    for key in parts:
         if key in network.init_args and not is_given(words, ("model", "network", key)):
-            network.init_args[key] = shape[place]
+            network.init_args[key] = parts[key]
     if network.class_path.startswith("timm."):
         # Its functions hand on what they do not name themselves; these two every network of timm takes.
-        handed_on = {"in_chans": shape[0], "num_classes": facts.get("num_classes")}
-        wanted = {key: value for key, value in handed_on.items() if key not in network.init_args}
-        given = network.get("dict_kwargs") or {}
-        network["dict_kwargs"] = {**wanted, **given}
+        handed_on = {"num_classes": facts.get("num_classes"), "in_chans": parts.get("in_chans")}
+        wanted = {key: fact for key, fact in handed_on.items() if fact is not None and key not in network.init_args}
+        network["dict_kwargs"] = {**wanted, **(network.get("dict_kwargs") or {})}
 
 
 def _keep_last_of_each_default_callback(options: Any) -> None:
