@@ -248,8 +248,9 @@ def test_start_of_the_weights() -> None:
 
 @every_network
 def test_overfits_a_tiny_batch(network: Any) -> None:
-    module = make(network, input_shape=(3, 16, 16))
-    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
+    side = 32 if network is AirbenchCNN else 16
+    module = make(network, input_shape=(3, side, side))
+    images, labels = torch.randn(8, 3, side, side), torch.arange(8)
     optimizer = torch.optim.Adam(
         [p for p in module.parameters() if p.requires_grad], lr=3e-2 if network is AirbenchCNN else 4e-3
     )
