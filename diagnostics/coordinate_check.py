@@ -122,12 +122,14 @@ def _run(
 @torch.no_grad()
 def _activations(module: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor) -> Tensor:
     found: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_hook(
-            lambda _, __, output, name=name: found.__setitem__(name, output.double().abs().mean())
-        )
-        for name, layer in layers.items()
-    ]
+
+    def measure(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(layer: nn.Module, arguments: object, output: Tensor) -> None:
+            found[name] = output.double().abs().mean()
+
+        return hook
+
+    handles = [layer.register_forward_hook(measure(name)) for name, layer in layers.items()]
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:

@@ -22,7 +22,8 @@ class ResNet18(nn.Module):
         input_shape: Shape of an image as (channels, height, width).
         num_classes: Number of scores.
         width_mult: Multiplies the channels 64, 128, 256, 512 (rounded, at least 1).
-        initialization: How weights start, see `initialize`. The default is the paper's (arXiv 1502.01852).
+        initialization: How convolutions start, see `initialize`; the default is the paper's (arXiv 1502.01852). The
+            output layer starts as PyTorch does: the larger one of "he" makes the first steps at a rate of 0.1 wild.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -49,8 +50,8 @@ class ResNet18(nn.Module):
                 blocks.append(ResidualBlock(channels, width, stride=2 if stage > 1 and index == 0 else 1))
                 channels = width
             self.add_module(f"stage{stage}", nn.Sequential(*blocks))
-        self.output = nn.Linear(channels, num_classes)
         initialize(self, initialization)
+        self.output = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, *input_shape) to scores (batch, num_classes)."""
