@@ -84,6 +84,14 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self._images)
 
+    def to(self, device: torch.device) -> None:
+        """Move the images to a device, where batches are then made; the numbers stay the same."""
+        if device == self._images.device:
+            return
+        for name in ("_images", "_flipped_first", "_row_starts", "_scale", "_shift"):
+            setattr(self, name, getattr(self, name).to(device))
+        self._runs = self._images.view(-1).unfold(0, self._shape[2], 1)
+
     def draw(self, count: int, generator: torch.Generator, epoch: int = 0) -> Tensor | None:
         """Draw how each of `count` images of an epoch is changed.
 
@@ -112,8 +120,8 @@ class ImageStore:
         """Return a batch of images.
 
         Args:
-            indices: int64 tensor of shape (batch,).
-            parameters: Rows of `draw`, of shape (batch, 3 or 5); None leaves the images as they are.
+            indices: int64 tensor of shape (batch,), on the images' device.
+            parameters: Rows of `draw`, of shape (batch, 3 or 5), there too; None leaves the images as they are.
 
         Returns:
             Normalized float32 tensor of shape (batch, channels, height, width).
@@ -127,7 +135,7 @@ class ImageStore:
         if self.horizontal_flip:
             # Choosing from both versions costs a third of flipping the masked images in place.
             both = torch.cat([batch, batch.flip(3)])
-            batch = both.index_select(0, torch.arange(len(batch)) + len(batch) * flip)
+            batch = both.index_select(0, torch.arange(len(batch), device=batch.device) + len(batch) * flip)
         batch = self._normalize(batch)
         if self.cutout:  # after normalization, when the mean color is 0
             batch.masked_fill_(self._hole(*parameters[:, 3:].unbind(1)), 0)
@@ -144,7 +152,7 @@ class ImageStore:
     def _hole(self, row: Tensor, column: Tensor) -> Tensor:
         """Return where the squares of shape (batch, 1, height, width) around these centers are."""
         top, left = (center[:, None] - self.cutout // 2 for center in (row, column))
-        rows, columns = (torch.arange(size) for size in self._shape[1:])
+        rows, columns = (torch.arange(size, device=row.device) for size in self._shape[1:])
         in_rows = (rows >= top) & (rows < top + self.cutout)
         in_columns = (columns >= left) & (columns < left + self.cutout)
         return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]

@@ -74,6 +74,7 @@ class TensorLoader:
             batch of each pass, not when the pass is created, because Lightning creates the first one before it has
             restored its counters. Only the first pass, that of a resumed run, starts inside an epoch; later ones are
             whole, also when a callback makes one of its own in the middle of training. None: the loader counts itself.
+        device: Where the source and the targets are, to which each epoch's order and random parameters are moved.
 
     Raises:
         ValueError: If the sizes do not fit together: see the message.
@@ -91,6 +92,7 @@ class TensorLoader:
         rank: int = 0,
         world_size: int = 1,
         progress: Callable[[], tuple[int, int]] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.source: BatchSource = TensorSource(inputs) if isinstance(inputs, Tensor) else inputs
         self.targets = targets if targets is None else targets.contiguous()
@@ -101,6 +103,7 @@ class TensorLoader:
         self.rank = rank
         self.world_size = world_size
         self.progress = progress
+        self.device = device
         self._check()
         self._passes = 0
         self._current = self._next = (0, 0)  # (epoch, batches done), of this pass and at the start of the next one
@@ -156,6 +159,10 @@ class TensorLoader:
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         order = torch.randperm(samples, generator=generator) if self.shuffle else torch.arange(samples)
         parameters = self.source.draw(samples, generator, epoch)
+        if self.device is not None:
+            # Drawn on the CPU all the same, so that every device sees the same order.
+            order = order.to(self.device)
+            parameters = None if parameters is None else parameters.to(self.device)
         for batch in range(done, len(self)):
             share = self._share(batch)
             indices = order[share]

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.base import BaseModule
+from lightning_modules.network_check import check_fit
 from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 
 
@@ -54,10 +55,20 @@ class ImageClassifier(BaseModule):
             network.compile(**({"backend": compile} if isinstance(compile, str) else {}))
 
     def setup(self, stage: str) -> None:
-        """Tell the model summary what an image looks like, for layer sizes and FLOPs."""
-        shape = getattr(self.trainer.datamodule, "input_shape", None)  # type: ignore[attr-defined]
+        """Let the network see data if it asks for it, check that both fit, and tell the model summary the shape.
+
+        Raises:
+            ValueError: if the network does not take the images of the data, or gives fewer scores than it has classes.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        initialize = getattr(self.network, "initialize_from_data", None)
+        if stage == "fit" and callable(initialize) and data is not None:
+            # A pass of its own: training starts at its first batch all the same. A checkpoint is loaded afterwards.
+            initialize(next(iter(data.train_dataloader()))[0][:1024].cpu())
+        shape = getattr(data, "input_shape", None)
         if shape is not None:
             self.example_input_array = torch.zeros(1, *shape)
+            check_fit(self.network, self.example_input_array, getattr(data, "num_classes", 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) to logits (batch, classes)."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from optim.registry import unknown_name
+from optim.width_scaling import WidthRule
 
 Statistics = list[dict[str, Tensor]]
 State = dict[str, Tensor]
@@ -33,6 +34,18 @@ class Algorithm(ABC):
         Raises:
             ValueError: naming the option, its value and what is allowed.
         """
+
+    def width_rule(self, options: Mapping[str, Any], weight: Tensor) -> WidthRule | None:
+        """The learning-rate factor of a parameter of a wider network under muP (optim/width_scaling.py).
+
+        Args:
+            options: Options of the algorithm, as far as they are given.
+            weight: The parameter; its shape may matter.
+
+        Returns:
+            A function of the ratios of inputs and outputs; None, the default, for an algorithm that has no factor.
+        """
+        return None
 
     @abstractmethod
     def initial_state(self, weight: Tensor, group: Mapping[str, Any]) -> State:

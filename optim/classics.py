@@ -17,6 +17,7 @@ from optim.implementation import fastest, keep_implementation
 from optim.naming import keep_names
 from optim.registry import OPTIMIZERS
 from optim.rules import ParameterRule
+from optim.width_scaling import adaptive_factor, gradient_descent_factor
 
 
 @OPTIMIZERS.register(aliases=("gradient_descent",))
@@ -259,6 +260,7 @@ def _build(
         rules=rules,
         layer_decay=layer_decay,
         allowed=[option for option in options if option != "lr"],
+        width_rule=gradient_descent_factor if algorithm is torch.optim.SGD else adaptive_factor,
     )
     options |= {"weight_decay": weight_decay, **fastest(algorithm, module, fused)}
     if options.get("nesterov") and "foreach" in options:

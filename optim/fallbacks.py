@@ -10,6 +10,7 @@ from torch.optim.adamw import adamw as torch_adamw
 from optim.algorithm import Algorithm, State, Statistics, register_algorithm
 from optim.checks import check_betas, check_number
 from optim.implementation import FUSED_DEVICES
+from optim.width_scaling import WidthRule, adaptive_factor, gradient_descent_factor
 
 
 @register_algorithm
@@ -22,6 +23,10 @@ class SGD(Algorithm):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse momentum out of range, and Nesterov's form without momentum or with dampening."""
         check_momentum(group)
+
+    def width_rule(self, options: Mapping[str, Any], weight: Tensor) -> WidthRule:
+        """That of gradient descent."""
+        return gradient_descent_factor
 
     def initial_state(self, weight: Tensor, group: Mapping[str, Any]) -> State:
         """The velocity, where there is momentum."""
@@ -49,6 +54,10 @@ class AdamW(Algorithm):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse betas and eps out of range, and a fused step where there is none."""
         check_adam(group)
+
+    def width_rule(self, options: Mapping[str, Any], weight: Tensor) -> WidthRule:
+        """That of steps of one size in each coordinate."""
+        return adaptive_factor
 
     def initial_state(self, weight: Tensor, group: Mapping[str, Any]) -> State:
         """The number of steps and the two moments, under torch's names."""

@@ -14,6 +14,7 @@ from optim.naming import plain_name
 from optim.registry import unknown_name
 from optim.roles import ParameterRole, Role, parameter_roles
 from optim.rules import ParameterRule, settings_by_rules
+from optim.width_scaling import WidthRule, width_factor, width_ratios
 
 Route = str | Callable[[ParameterRole], tuple[str, str]]
 
@@ -62,6 +63,7 @@ def algorithm_groups(
             value is out of range.
     """
     roles = parameter_roles(module)
+    ratios = width_ratios(module)
     settings = []
     for role, scale, ruled in _ruled(module, roles, rules, layer_decay):
         algorithm, reason = (route, "") if isinstance(route, str) else route(role)
@@ -71,16 +73,18 @@ def algorithm_groups(
         chosen = {**options.get(algorithm, {}), **ruled["options"]}
         decay = chosen.pop("weight_decay", weight_decay) if role.decay else 0.0
         chosen.pop("weight_decay", None)
+        split = ruled.get("split", role.split)
+        rule = ALGORITHMS[algorithm].width_rule({**chosen, "split": split}, role.parameter) if ratios else None
+        width = width_factor(ratios.get(role.name), rule, f"algorithm {algorithm}")
         group = {
             **chosen,
             "algorithm": algorithm,
-            "lr": chosen.get("lr", lr) * scale,
-            "weight_decay": ruled.get("weight_decay", decay),
+            "lr": chosen.get("lr", lr) * scale * width,
+            "weight_decay": ruled.get("weight_decay", decay) / width,
         }
-        split = ruled.get("split", role.split)
         if split != 1:
             group["split"] = split
-        settings.append((role, {**group, **_only(ruled, "clip")}, reason))
+        settings.append((role, {**group, **_only(ruled, "clip")}, _with_width(reason, width)))
     return _gathered(settings)
 
 
@@ -92,6 +96,7 @@ def torch_groups(
     rules: Sequence[ParameterRule] = (),
     layer_decay: float | None = None,
     allowed: Sequence[str] = (),
+    width_rule: WidthRule | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer of a single algorithm, such as those of `torch.optim`.
 
@@ -102,6 +107,8 @@ def torch_groups(
         rules: Exceptions; none may set "algorithm" or "split".
         layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1].
         allowed: Options of the optimizer that a rule may set.
+        width_rule: The algorithm's learning-rate factor for wider networks under muP (optim/width_scaling.py); None if
+            it has none.
 
     Returns:
         Groups named "decay" and "no_decay", or "all" where everything decays alike.
@@ -110,6 +117,7 @@ def torch_groups(
         ValueError: as `algorithm_groups`.
     """
     check_number("weight_decay", weight_decay)
+    ratios = width_ratios(module)
     settings = []
     for role, scale, ruled in _ruled(module, parameter_roles(module), rules, layer_decay):
         for key in ("algorithm", "split"):
@@ -121,12 +129,14 @@ def torch_groups(
         for option in ruled["options"]:
             if option not in allowed:
                 raise ValueError(unknown_name("option in a rule", option, list(allowed)))
-        group = {**ruled["options"], "weight_decay": ruled.get("weight_decay", weight_decay if role.decay else 0.0)}
-        if scale != 1:
+        width = width_factor(ratios.get(role.name), width_rule, "this optimizer")
+        decay = ruled.get("weight_decay", weight_decay if role.decay else 0.0) / width
+        group = {**ruled["options"], "weight_decay": decay}
+        if scale * width != 1:
             if lr is None:
                 raise ValueError("a learning-rate scale needs an optimizer whose lr is its own option")
-            group["lr"] = lr * scale
-        settings.append((role, {**group, **_only(ruled, "clip")}, ""))
+            group["lr"] = lr * scale * width
+        settings.append((role, {**group, **_only(ruled, "clip")}, _with_width("", width)))
     return _gathered(settings)
 
 
@@ -229,6 +239,10 @@ def _check_algorithm(name: str, ruled_options: Mapping[str, Any]) -> None:
     for option in ruled_options:
         if option not in ALGORITHMS[name].defaults and option != "weight_decay":
             raise ValueError(unknown_name(f"option of algorithm {name}", option, list(ALGORITHMS[name].defaults)))
+
+
+def _with_width(reason: str, width: float) -> str:
+    return ", ".join(part for part in (reason, f"muP: rate x {width:.4g}" if width != 1 else "") if part)
 
 
 def _only(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:

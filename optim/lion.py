@@ -14,6 +14,7 @@ from optim.grouping import algorithm_groups
 from optim.registry import OPTIMIZERS
 from optim.rounding import Rounding
 from optim.rules import ParameterRule
+from optim.width_scaling import WidthRule, adaptive_factor
 
 
 @register_algorithm
@@ -26,6 +27,10 @@ class Lion(Algorithm):
     def check(self, group: Mapping[str, Any]) -> None:
         """Refuse betas outside [0, 1)."""
         check_betas(group["betas"])
+
+    def width_rule(self, options: Mapping[str, Any], weight: Tensor) -> WidthRule:
+        """That of steps of one size in each coordinate."""
+        return adaptive_factor
 
     def initial_state(self, weight: Tensor, group: Mapping[str, Any]) -> State:
         """The average gradient, zero."""

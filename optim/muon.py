@@ -27,6 +27,7 @@ from optim.registry import OPTIMIZERS, unknown_name
 from optim.rounding import Rounding
 from optim.rules import ParameterRule
 from optim.sharing import map_over_ranks, ranks
+from optim.width_scaling import WidthRule
 
 Scale = Literal["original", "match_rms_adamw", "spectral"]
 
@@ -70,6 +71,16 @@ class Muon(Algorithm):
             check_number("batch_elements", group["batch_elements"])
         check_matrices(group)
 
+    def width_rule(self, options: Mapping[str, Any], weight: Tensor) -> WidthRule:
+        """What makes the spectral norm of steps grow as sqrt(fan_out / fan_in) (arXiv 2310.17813), as its scale may."""
+        rule, shape = options.get("scale", self.defaults["scale"]), matrix_shape(weight.shape, options.get("split", 1))
+
+        def factor(fan_in: float, fan_out: float) -> float:
+            at_base = scale_factor(rule, shape[0] / fan_out, shape[1] / fan_in)
+            return math.sqrt(fan_out / fan_in) * at_base / scale_factor(rule, *shape)
+
+        return factor
+
     def initial_state(self, weight: Tensor, group: Mapping[str, Any]) -> State:
         """The momentum."""
         return {"momentum_buffer": torch.zeros_like(weight)}
@@ -100,7 +111,7 @@ class Muon(Algorithm):
             weight.add_(step, alpha=-lr * scale)
 
 
-def scale_factor(rule: str, rows: int, columns: int) -> float:
+def scale_factor(rule: str, rows: float, columns: float) -> float:
     """What an orthogonal step of a matrix with `rows` outputs and `columns` inputs is multiplied by.
 
     Args:

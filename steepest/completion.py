@@ -29,6 +29,9 @@ INJECTED = {
 # What a data set fixes about the network that is trained on it, where the network has such an argument.
 DATA_FACTS = ("input_shape", "num_classes")
 
+# What other libraries' networks (timm, torchvision) call parts of the shape, and their place in it.
+SHAPE_PARTS = {"in_chans": 0, "img_size": 1, "image_size": 1}
+
 
 def complete(options: Any, words: Sequence[str]) -> None:
     """Fill in, in place, the run's name and what the data says about the network.
@@ -95,7 +98,9 @@ def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
     network = (options.model.get("init_args") or {}).get("network")
     if options.get("data") is None or network is None or "init_args" not in network:
         return
-    for key, fact in facts_of(options.data.class_path).items():
+    facts = facts_of(options.data.class_path)
+    _give_facts_to_foreign_network(network, facts, words)
+    for key, fact in facts.items():
         if key not in network.init_args:
             continue
         given = network.init_args[key]
@@ -106,6 +111,19 @@ def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
                 f"has {key} {fact}; leave the option out, it is taken from the data"
             )
         network.init_args[key] = fact
+
+
+def _give_facts_to_foreign_network(network: Any, facts: dict[str, Any], words: Sequence[str]) -> None:
+    shape = facts.get("input_shape")
+    parts = {} if shape is None else {key: shape[place] for key, place in SHAPE_PARTS.items()}
+    for key in parts:
+        if key in network.init_args and not is_given(words, ("model", "network", key)):
+            network.init_args[key] = parts[key]
+    if network.class_path.startswith("timm."):
+        # Its functions hand on what they do not name themselves; these two every network of timm takes.
+        handed_on = {"num_classes": facts.get("num_classes"), "in_chans": parts.get("in_chans")}
+        wanted = {key: fact for key, fact in handed_on.items() if fact is not None and key not in network.init_args}
+        network["dict_kwargs"] = {**wanted, **(network.get("dict_kwargs") or {})}
 
 
 def _keep_last_of_each_callback_of_ours(options: Any) -> None:

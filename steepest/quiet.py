@@ -47,6 +47,7 @@ def quiet() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*in eval mode at the start of training.*",
+        ".*but have no `val_dataloader`.*",  # validation_size 0 says so
         ".*AMP with fp16 is not supported on CPU.*",  # refused, see trainer_options
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -174,6 +174,8 @@ def test_every_config_trains_for_a_step(steepest, request, path):
     for data, fixture in (("MNIST", "small_mnist"), ("CIFAR10", "small_cifar")):
         if data in path.read_text():
             words += ["--data.data_dir", request.getfixturevalue(fixture), "--data.validation_size", "20"]
+    if "CIFAR10" in path.read_text():  # networks that take seconds for a whole batch
+        words += ["--data.batch_size", "16", "--data.evaluation_batch_size", "16"]
     outcome = steepest(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""

@@ -1,6 +1,10 @@
 """Networks: plain `nn.Module` classes, usable without Lightning."""
 
-from lightning_modules.networks.mlp import DeepMLP, SimpleMLP
+from lightning_modules.networks.airbench import AirbenchCNN
+from lightning_modules.networks.mixer import MLPMixer
+from lightning_modules.networks.mlp import DeepMLP, SimpleMLP, WidthMLP
+from lightning_modules.networks.resnet import ResNet18
 from lightning_modules.networks.small_cnn import SmallCNN
+from lightning_modules.networks.vit import ViT
 
-__all__ = ["DeepMLP", "SimpleMLP", "SmallCNN"]
+__all__ = ["AirbenchCNN", "DeepMLP", "MLPMixer", "ResNet18", "SimpleMLP", "SmallCNN", "ViT", "WidthMLP"]

@@ -21,8 +21,13 @@ def check_image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
 
 def check_num_classes(num_classes: int) -> None:
     """Refuse a number of classes below 1."""
-    if not _is_size(num_classes):
-        raise ValueError(f"num_classes must be a whole number, at least 1, not {num_classes!r}")
+    check_size("num_classes", num_classes)
+
+
+def check_size(name: str, value: int) -> None:
+    """Refuse a size that is not a whole number, at least 1."""
+    if not _is_size(value):
+        raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
 
 
 def check_dropout(dropout: float) -> None:
@@ -43,8 +48,7 @@ def scaled_width(width: int, width_mult: float) -> int:
     Raises:
         ValueError: if the width is not a whole number, at least 1, or the multiplier not a positive number.
     """
-    if not _is_size(width):
-        raise ValueError(f"a hidden width must be a whole number, at least 1, not {width!r}")
+    check_size("a hidden width", width)
     if not (math.isfinite(width_mult) and width_mult > 0):
         raise ValueError(f"width_mult must be a positive number, not {width_mult!r}")
     return max(round(width * width_mult), 1)

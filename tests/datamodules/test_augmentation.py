@@ -151,3 +151,19 @@ def test_the_stored_images_are_not_changed():
 def test_bad_arguments_are_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         ImageStore(*arguments, **options)
+
+
+def test_a_batch_equals_torchvision_image_by_image():
+    from torchvision.transforms.v2 import functional as vision
+
+    images = random_images(9)
+    store = ImageStore(images, MEAN, STD, random_crop=3, horizontal_flip=True)
+    indices = torch.arange(9).repeat(3)
+    parameters = store.draw(27, torch.Generator().manual_seed(0))
+    assert parameters is not None
+    expected = []
+    for index, (row, column, flip) in zip(indices.tolist(), parameters.tolist(), strict=True):
+        image = vision.crop(vision.pad(images[index], [3]), row, column, 6, 7)
+        image = vision.horizontal_flip(image) if flip else image
+        expected.append(vision.normalize(vision.to_dtype(image, scale=True), list(MEAN), list(STD)))
+    torch.testing.assert_close(store.gather(indices, parameters), torch.stack(expected), rtol=1e-5, atol=1e-6)

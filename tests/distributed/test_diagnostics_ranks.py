@@ -1,4 +1,4 @@
-"""Spectral norms, update dynamics and the noise scale on two ranks: the same on both, and what one process measures on all the data."""
+"""Spectral norms, update dynamics and the noise scale on two ranks: the same on both, and as in one process."""
 
 import json
 from pathlib import Path

@@ -130,6 +130,28 @@ def test_network_of_torchvision(fit):
     assert state["network.fc.weight"].shape == (3, 512)
 
 
+def test_network_of_timm_gets_what_the_data_fixes_and_resumes(fit):
+    pytest.importorskip("timm", reason="needs the extra timm")
+    words = ["--data", "mine.Data", "--data.shape", "[3,32,32]", "--trainer.limit_train_batches", "1"]
+    words += ["--model.network", "timm.create_model", "--model.network.model_name", "resnet10t"]
+    _, folder = fit(*words)
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert state["network.fc.weight"].shape == (3, 512)
+    outcome, _ = fit(*words, "--trainer.max_epochs", "2", "--ckpt_path", "last")
+    assert outcome.err == ""
+
+
+def test_network_of_timm_for_another_image_size(steepest, tiny):
+    pytest.importorskip("timm", reason="needs the extra timm")
+    words = ["fit", "--config", tiny, "--model.network", "timm.create_model", "--model.network.model_name"]
+    outcome = steepest(*words, "vit_tiny_patch16_224")
+    assert outcome.code == 2
+    assert outcome.err.startswith(
+        "steepest: error: VisionTransformer does not take the data's images of shape (1, 8, 8): Input height (8)"
+    )
+    assert len(outcome.err.splitlines()) == 1
+
+
 def test_module_without_an_optimizer_takes_the_chosen_one(fit):
     words = ["--model", "mine.Plain", "--model.width", "5", "--optimizer", "sgd", "--optimizer.lr", "0.25"]
     _, folder = fit(*words, "--schedule", "constant")

@@ -8,8 +8,9 @@ from torch._dynamo.backends import registry
 from torch.nn import functional
 
 from datamodules import Digits
+from datamodules.base import ImageDataModule
 from lightning_modules import ImageClassifier
-from lightning_modules.networks import SimpleMLP
+from lightning_modules.networks import AirbenchCNN, SimpleMLP
 from optim.classics import adamw
 
 
@@ -160,3 +161,43 @@ def test_the_summary_learns_the_size_of_images(tmp_path):
     fitted.fit(module, Digits(validation_size=0))
     assert module.example_input_array is not None
     assert module.example_input_array.shape == (1, 1, 8, 8)
+
+
+class Noise(ImageDataModule):
+    """Images large enough for a network that halves them three times."""
+
+    input_shape, num_classes, mean, std = (3, 12, 12), 10, (0.5,) * 3, (0.3,) * 3
+
+    def load(self, train):
+        generator = torch.Generator().manual_seed(int(train))
+        images = torch.randint(0, 256, (96, 3, 12, 12), dtype=torch.uint8, generator=generator)
+        return images, torch.arange(96) % 10
+
+
+def airbench() -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(AirbenchCNN((3, 12, 12), width_mult=0.1), optimizer=lambda module: adamw(module, lr=1e-2))
+
+
+def test_a_network_that_asks_for_data_sees_it_before_the_fit_and_resumes(tmp_path):
+    module, data = airbench(), Noise(batch_size=32, validation_size=0, random_crop=1)
+    fitted = trainer(tmp_path, max_epochs=2)
+    fitted.fit(module, data)
+    expected = AirbenchCNN((3, 12, 12), width_mult=0.1)
+    expected.initialize_from_data(next(iter(data.train_dataloader()))[0])
+    assert torch.equal(module.network.whitening.weight, expected.whitening.weight)
+
+    half = trainer(tmp_path, max_epochs=1)
+    half.fit(first := airbench(), Noise(batch_size=32, validation_size=0, random_crop=1))
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    assert torch.equal(first.network.whitening.weight, expected.whitening.weight)
+    resumed, more = airbench(), Noise(batch_size=32, validation_size=0, random_crop=1)
+    trainer(tmp_path, max_epochs=2).fit(resumed, more, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    for (name, weight), other in zip(module.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(weight, other), name
+
+
+def test_a_network_for_fewer_classes_is_refused_before_training(tmp_path):
+    module = ImageClassifier(SimpleMLP((1, 8, 8), 4))
+    with pytest.raises(ValueError, match=r"\ASimpleMLP gives 4 scores, but the data has 10 classes\Z"):
+        trainer(tmp_path).fit(module, Digits())

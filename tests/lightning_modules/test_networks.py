@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules.networks import DeepMLP, SimpleMLP, SmallCNN
+from lightning_modules.networks import DeepMLP, SimpleMLP, SmallCNN, WidthMLP
 from lightning_modules.networks.initialization import initialize
 
-NETWORKS = [SimpleMLP, DeepMLP, SmallCNN]
+NETWORKS = [SimpleMLP, DeepMLP, WidthMLP, SmallCNN]
 every_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
 
 
@@ -32,6 +32,8 @@ def dense(*widths: int) -> int:
         (SimpleMLP(), 101_770),
         (DeepMLP(), 244_522),
         (SmallCNN(), 824_458),
+        (WidthMLP(), dense(3072, 512, 512, 10)),
+        (WidthMLP(width_mult=0.25), dense(3072, 128, 128, 10)),
         (SimpleMLP((1, 8, 8), hidden=32), dense(64, 32, 10)),
         (SimpleMLP(width_mult=0.5, normalization="batch"), dense(784, 64, 10) + 2 * 64),
         (DeepMLP((1, 8, 8), 3, hidden=()), dense(64, 3)),
@@ -68,6 +70,7 @@ def test_layers_have_names_to_read_in_figures(network: Any) -> None:
         == {
             SimpleMLP: ["hidden1", "output"],
             DeepMLP: ["hidden1", "hidden2", "hidden3", "hidden4", "output"],
+            WidthMLP: ["hidden1", "hidden2", "output"],
             SmallCNN: ["conv1", "conv2", "hidden", "output"],
         }[network]
     )
@@ -84,7 +87,7 @@ def test_deep_mlp_is_the_composition_it_says() -> None:
     torch.testing.assert_close(network(images), expected)
 
 
-@pytest.mark.parametrize(("network", "norms"), [(SimpleMLP, 1), (DeepMLP, 4), (SmallCNN, 3)])
+@pytest.mark.parametrize(("network", "norms"), [(SimpleMLP, 1), (DeepMLP, 4), (WidthMLP, 2), (SmallCNN, 3)])
 def test_normalization_stands_between_each_hidden_layer_and_its_relu(network: Any, norms: int) -> None:
     for normalization, kinds in (("batch", (nn.BatchNorm1d, nn.BatchNorm2d)), ("layer", (nn.LayerNorm, nn.GroupNorm))):
         layers = list(network(normalization=normalization).children())

@@ -47,6 +47,23 @@ def test_evaluation_of_another_network(steepest, folder, checkpoint):
     assert files(folder) == before
 
 
+FEWER_CLASSES = """\
+from datamodules import Digits
+
+
+class FewerClasses(Digits):
+    num_classes = 7
+"""
+
+
+def test_evaluation_on_data_of_another_number_of_classes(steepest, folder, checkpoint):
+    (folder / "mine.py").write_text(FEWER_CLASSES)
+    before = files(folder)
+    words = f"test --config tiny.yaml --data mine.FewerClasses --ckpt_path {checkpoint}"
+    check(steepest(*words.split()), BAD_INPUT, ["--model.network.num_classes was 10, now 7"])
+    assert files(folder) == before
+
+
 @pytest.mark.parametrize("size", [0, 100, -1])
 def test_truncated_checkpoint(steepest, folder, checkpoint, size):
     cut = folder / "cut.ckpt"

@@ -1,0 +1,186 @@
+"""muP: the start of wide networks, the learning rates of every optimizer, and what both are for."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from diagnostics.coordinate_check import Batch, coordinate_check
+from diagnostics.width_transfer import best_rates
+from lightning_modules.networks import DeepMLP, SimpleMLP, WidthMLP
+from lightning_modules.networks.width_scaling import scale_to_width
+from optim import OPTIMIZERS
+from optim.grouping import explain
+from optim.rules import ParameterRule
+
+
+def rows(name: str, module: nn.Module, **options: Any) -> dict[str, Any]:
+    return {row.name: row for row in explain(module, OPTIMIZERS.create(name, module, **options))}
+
+
+@pytest.mark.parametrize("initialization", ["default", "he"])
+def test_deviations_at_the_start_are_those_of_the_table(initialization: Any) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"hidden": 128, "initialization": initialization, "parametrization": "mup"}
+    base, wide = WidthMLP((1, 8, 8), 100, **options), WidthMLP((1, 8, 8), 100, width_mult=4, **options)
+    expected = {"hidden1.weight": 1.0, "hidden2.weight": 4**-0.5, "output.weight": 1 / 4}
+    if initialization == "default":
+        expected |= {"hidden1.bias": 1.0, "hidden2.bias": 1.0, "output.bias": 1.0}
+    for name, ratio in expected.items():
+        before, after = base.get_parameter(name).std().item(), wide.get_parameter(name).std().item()
+        # The relative spread of a deviation estimated from n numbers is at most sqrt(1 / (2 n)).
+        smallest = min(base.get_parameter(name).numel(), wide.get_parameter(name).numel())
+        assert after / before == pytest.approx(ratio, rel=5 / math.sqrt(smallest))
+
+
+def test_a_start_of_one_deviation_is_scaled_as_much() -> None:
+    def network(width: int) -> nn.Module:
+        module = nn.Sequential(
+            nn.Embedding(50, width), nn.Linear(width, width), nn.LayerNorm(width), nn.Linear(width, 9)
+        )
+        module.register_parameter("position", nn.Parameter(torch.ones(1, 5, width)))
+        for parameter in module.parameters():
+            nn.init.ones_(parameter)
+        return module
+
+    wide = network(32)
+    scale_to_width(wide, network(8), constant_deviation=True)
+    found = {name: parameter.flatten()[0].item() for name, parameter in wide.named_parameters()}
+    assert found == pytest.approx(
+        {
+            "position": 1,
+            "0.weight": 1,
+            "1.weight": 0.5,
+            "1.bias": 1,
+            "2.weight": 1,
+            "2.bias": 1,
+            "3.weight": 0.25,
+            "3.bias": 1,
+        }
+    )
+    ratios: Any = wide.width_ratios
+    assert ratios["position"] == ratios["0.weight"] == ratios["1.bias"] == ratios["2.weight"] == (1, 4)
+    assert (ratios["1.weight"], ratios["3.weight"], ratios["3.bias"]) == ((4, 4), (4, 1), (1, 1))
+
+
+@pytest.mark.parametrize("network", [SimpleMLP, DeepMLP, WidthMLP])
+def test_at_the_base_width_nothing_changes(network: Any) -> None:
+    torch.manual_seed(3)
+    standard = network()
+    torch.manual_seed(3)
+    mup = network(parametrization="mup")
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    network()
+    assert torch.equal(state, torch.get_rng_state())
+    for (name, one), two in zip(standard.named_parameters(), mup.parameters(), strict=True):
+        assert torch.equal(one, two), name
+    for optimizer in ("sgd", "adamw", "muon", "lbfgs"):
+        assert [
+            (row.learning_rate, row.decay) for row in rows(optimizer, standard).values()
+        ] == [(row.learning_rate, row.decay) for row in rows(optimizer, mup).values()]  # fmt: skip
+
+
+SGD_LIKE = {"hidden1.weight": 4, "hidden1.bias": 4, "hidden2.weight": 1, "output.weight": 1 / 4, "output.bias": 1}
+ADAM_LIKE = {"hidden1.weight": 1, "hidden1.bias": 1, "hidden2.weight": 1 / 4, "output.weight": 1 / 4, "output.bias": 1}
+TABLE = {
+    "sgd": SGD_LIKE, "momentum": SGD_LIKE, "nesterov": SGD_LIKE, "rmsprop": ADAM_LIKE, "adam": ADAM_LIKE,
+    "adamw": ADAM_LIKE, "lion": ADAM_LIKE, "composite": ADAM_LIKE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "factors"), TABLE.items(), ids=list(TABLE))
+def test_learning_rates_are_those_of_the_table(name: str, factors: dict[str, float]) -> None:
+    # Inside another module, as a LightningModule holds it.
+    module = nn.ModuleDict({"network": WidthMLP((1, 8, 8), 10, 16, width_mult=4, parametrization="mup")})
+    found = rows(name, module, lr=0.1, weight_decay=0.5)
+    for parameter, factor in factors.items():
+        row = found[f"network.{parameter}"]
+        assert row.learning_rate == pytest.approx(0.1 * factor)
+        # What decay takes away in a step does not depend on the width.
+        assert row.learning_rate * row.decay == pytest.approx(0.05 if parameter.endswith("weight") else 0)
+        assert (f"muP: rate x {factor:.4g}" in row.reason) == (factor != 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    scale=st.sampled_from(["original", "match_rms_adamw", "spectral"]),
+    hidden=st.lists(st.integers(4, 40), min_size=2, max_size=3),
+    multiplier=st.sampled_from([2, 3, 8]),
+)
+def test_steps_of_muon_grow_as_the_spectral_condition_says(scale: str, hidden: list[int], multiplier: int) -> None:
+    def norms(width_mult: float) -> dict[str, float]:
+        network = DeepMLP((1, 6, 6), 10, hidden, width_mult, parametrization="mup")
+        found = {}
+        for row in rows("muon", network, lr=1.0, scale=scale).values():
+            if row.algorithm == "muon":
+                m, n = row.shape
+                factor = {"original": max(1, m / n) ** 0.5, "match_rms_adamw": 0.2 * max(m, n) ** 0.5}
+                found[row.name] = row.learning_rate * factor.get(scale, (m / n) ** 0.5) * (n / m) ** 0.5
+        return found
+
+    assert norms(multiplier) == pytest.approx(norms(1))
+
+
+def test_rules_multiply_with_the_width() -> None:
+    network = WidthMLP((1, 8, 8), 10, 16, width_mult=4, parametrization="mup")
+    found = rows("adamw", network, lr=0.1, rules=[ParameterRule(role="head", lr_scale=3.0, weight_decay=0.2)])
+    assert found["output.weight"].learning_rate == pytest.approx(0.1 * 3 / 4)
+    assert found["output.weight"].decay == pytest.approx(0.2 * 4)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "reference_adam", "autosgm", "muon_sgd"])
+def test_optimizers_without_factors_are_refused(name: str) -> None:
+    wide = WidthMLP((1, 8, 8), 10, 16, width_mult=2, parametrization="mup")
+    with pytest.raises(ValueError, match=r"\AmuP has no learning-rate factors for [a-z_ ]+: use sgd, [^\n]+\Z"):
+        OPTIMIZERS.create(name, wide)
+
+
+def test_other_layers_and_starts_are_refused() -> None:
+    with pytest.raises(ValueError, match="must have the same layers"):
+        scale_to_width(nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"\Aparametrization 'ntk' is unknown; allowed: standard, mup\Z"):
+        SimpleMLP(parametrization="ntk")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\Aparametrization mup needs initialization default or he, not 'xavier'\Z"):
+        SimpleMLP(parametrization="mup", initialization="xavier")
+
+
+def mixture(count: int, size: int = 64) -> list[Batch]:
+    """Batches of a mixture of ten Gaussians in 64 dimensions."""
+    generator = torch.Generator().manual_seed(0)
+    centers = 0.5 * torch.randn(10, 64, generator=generator)
+    labels = torch.randint(10, (count, size), generator=generator)
+    images = centers[labels] + torch.randn(count, size, 64, generator=generator)
+    return list(zip(images.view(count, size, 1, 8, 8), labels, strict=True))
+
+
+@pytest.mark.parametrize(("name", "lr"), [("adam", 0.01), ("sgd", 1.0), ("muon", 0.01)])
+def test_activations_stay_flat_over_widths_in_mup_only(name: str, lr: float) -> None:
+    def slopes(parametrization: Any) -> list[float]:
+        check = coordinate_check(
+            lambda width: WidthMLP((1, 8, 8), 10, 64, width, parametrization=parametrization),
+            lambda module: OPTIMIZERS.create(name, module, lr=lr),
+            cross_entropy, mixture(4), [1, 2, 4, 8], steps=4, seeds=range(2),
+        )  # fmt: skip
+        return list(check.slopes().values())
+
+    assert all(abs(slope) < 0.1 for slope in slopes("mup"))
+    assert max(abs(slope) for slope in slopes("standard")) > 0.2
+
+
+@pytest.mark.slow
+def test_the_best_learning_rate_transfers_in_mup_only() -> None:
+    def shift(parametrization: Any) -> float:
+        return best_rates(
+            lambda width: WidthMLP((1, 8, 8), 10, 64, width, parametrization=parametrization),
+            lambda module, lr: OPTIMIZERS.create("adam", module, lr=lr),
+            cross_entropy, mixture(120), [1, 8], [2.0**exponent for exponent in range(-13, -4)], seeds=(0, 1),
+        ).shift  # fmt: skip
+
+    assert abs(shift("mup")) <= 0.5
+    assert shift("standard") <= -1
