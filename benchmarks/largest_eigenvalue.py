@@ -9,6 +9,7 @@ library that is not installed is left out by name: `pip install pyhessian hessia
 
 import argparse
 import contextlib
+import importlib
 import io
 import statistics
 import sys
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torchvision
@@ -134,7 +136,7 @@ def pyhessian(tolerance: float) -> Contestant:
             count += 1
             return product(*arguments)
 
-        module = sys.modules["pyhessian.hessian"]  # the package gives the class the same name
+        module: Any = sys.modules["pyhessian.hessian"]  # the package gives the class the same name
         product = module.hessian_vector_product
         module.hessian_vector_product = counted
         try:
@@ -161,7 +163,8 @@ def eigenthings(problem: Problem) -> tuple[float, int]:
 def scipy_over_curvlinops(tolerance: float) -> Contestant:
     def run(problem: Problem) -> tuple[float, int]:
         from curvlinops import HessianLinearOperator
-        from scipy.sparse.linalg import LinearOperator, eigsh
+
+        linalg: Any = importlib.import_module("scipy.sparse.linalg")
 
         data = [(problem.inputs, problem.labels)]
         hessian = HessianLinearOperator(
@@ -174,8 +177,8 @@ def scipy_over_curvlinops(tolerance: float) -> Contestant:
             count += 1
             return hessian @ vector
 
-        operator = LinearOperator(hessian.shape, counted, dtype=hessian.dtype)
-        values = eigsh(operator, k=1, which="LA", tol=tolerance, return_eigenvectors=False)
+        operator = linalg.LinearOperator(hessian.shape, counted, dtype=hessian.dtype)
+        values = linalg.eigsh(operator, k=1, which="LA", tol=tolerance, return_eigenvectors=False)
         return float(values[0]), count
 
     return run
