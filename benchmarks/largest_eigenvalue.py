@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torchvision
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from diagnostics.curvature import Curvature
 from diagnostics.guards import undisturbed
 from diagnostics.sharpness import measure_sharpness
+from lightning_modules.networks import ResNet18
 
 GOAL = 0.01
 
@@ -71,10 +71,8 @@ def mlp() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def resnet18() -> tuple[nn.Module, Tensor, Tensor]:
-    network = torchvision.models.resnet18(num_classes=10)
-    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     images = torch.randn(8, 3, 32, 32)
-    return network, images, images.mean((2, 3)).argmax(1)
+    return ResNet18(), images, images.mean((2, 3)).argmax(1)
 
 
 def gpt() -> tuple[nn.Module, Tensor, Tensor]:

@@ -3,22 +3,20 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
-import torch
 from lightning import LightningModule, seed_everything
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import lightning_modules.networks  # noqa: F401 - makes short class names known
-from lightning_modules.base import BaseModule
-from lightning_modules.optimization import build_optimizer
 from steepest.checkpoint_check import check_checkpoint
 from steepest.checkpoint_config import with_config_of_run
 from steepest.cli import BAD_INPUT, fail, report
+from steepest.commands import COMMANDS
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
+from steepest.injection import check_clipping, configures_itself, inject
 from steepest.lr_range import print_findings
 from steepest.own_options import add_options
 from steepest.parsing import (
@@ -29,6 +27,7 @@ from steepest.parsing import (
     config_files,
     isolated_choices,
 )
+from steepest.predictions import write_predictions
 from steepest.processes import (
     RankLauncher,
     end_with_parent,
@@ -43,14 +42,6 @@ from steepest.summary import print_evaluation, print_places, print_summary
 from steepest.trainer import Trainer
 from steepest.trainer_defaults import WITHOUT_A_RUN, completed_callbacks, run_loggers
 from steepest.trainer_options import check_precision, check_trainer_options
-
-# Commands that are methods of our Trainer, and their arguments that are no options.
-OWN_COMMANDS = {
-    "lr_range_test": {"model", "train_dataloaders", "datamodule"},
-    "landscape": {"model", "datamodule"},
-}
-# Commands that look at a run: they write into its folder, and take its config if none is given.
-LOOKING_BACK = ("landscape",)
 
 
 def run(words: Sequence[str]) -> None:
@@ -70,7 +61,7 @@ class CommandLine(LightningCLI):
 
     def __init__(self, words: Sequence[str]) -> None:
         self.command = words[0]
-        self.words = with_config_of_run(words) if self.command in LOOKING_BACK else list(words)
+        self.words = with_config_of_run(words) if COMMANDS[self.command].looks_back else list(words)
         self.parent: dict[str, Any] | None = None
         self.run_folder: Path | None = None
         self.ranks: RankLauncher | None = None
@@ -87,7 +78,7 @@ class CommandLine(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Only the command that was asked for: building every parser takes time."""
-        return {self.command: {**LightningCLI.subcommands(), **OWN_COMMANDS}[self.command]}
+        return {self.command: set(COMMANDS[self.command].given)}
 
     def add_core_arguments_to_parser(self, parser: Any) -> None:
         """Lightning's options, with the default callbacks visible in the config, where they can be changed."""
@@ -126,7 +117,7 @@ class CommandLine(LightningCLI):
         options = self.config[self.command]
         given = options.get("ckpt_path")
         if given is None:
-            if self.command not in ("fit", "lr_range_test"):
+            if not COMMANDS[self.command].starts_anew:
                 rank_zero_warn(f"no --ckpt_path: {self.command} takes the weights that the model is built with")
             return
         if given in ("last", "best"):
@@ -148,57 +139,23 @@ class CommandLine(LightningCLI):
         self._connect_optimizer()
 
     def _check_data(self) -> None:
-        loader = {"fit": "train", "lr_range_test": "train", "landscape": "train", "validate": "val"}.get(
-            self.command, self.command
-        ) + "_dataloader"
+        loader = f"{COMMANDS[self.command].loader}_dataloader"
         if self.datamodule is None and not is_overridden(loader, self.model, LightningModule):
             raise ValueError("--data is required: choose with --data NAME, see `steepest list data`")
 
-    def _check_clipping(self) -> None:
-        if self._get(self.config_init, "clipping") is not None and not isinstance(self.model, BaseModule):
-            raise ValueError(
-                f"--clipping needs a model made from BaseModule, which {type(self.model).__name__} is not: use "
-                "--trainer.gradient_clip_val"
-            )
-
     def _connect_optimizer(self) -> None:
-        chosen = {key: self._get(self.config_init, key) for key in INJECTED}
-        base = self._base()
-        if self._configures_itself():
-            unused = "--optimizer, --schedule and --option_schedules"
-            unused = unused if chosen["option_schedules"] else "--optimizer and --schedule"
-            self._note(f"configures its own optimizer; {unused} are not used")
-        elif base is LightningModule:
-
-            def configure_optimizers(module: LightningModule) -> Any:
-                return build_optimizer(module, chosen["optimizer"], chosen["schedule"], chosen["option_schedules"])
-
-            self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
-        if isinstance(self.model, BaseModule):
-            for key, attribute in INJECTED.items():
-                if getattr(self.model, attribute) is None:
-                    setattr(self.model, attribute, chosen[key])
-                elif chosen[key] is not None:
-                    self._note(f"brings its own {key}; --{key} is not used")
-
-    def _base(self) -> type[LightningModule]:
-        return BaseModule if isinstance(self.model, BaseModule) else LightningModule
-
-    def _configures_itself(self) -> bool:
-        return is_overridden("configure_optimizers", self.model, self._base())
-
-    def _note(self, text: str) -> None:
-        if self.command == "fit":
-            rank_zero_info(f"{type(self.model).__name__} {text}")
+        notes = inject(self.model, {key: self._get(self.config_init, key) for key in INJECTED})
+        for note in notes if self.command == "fit" else ():
+            rank_zero_info(f"{type(self.model).__name__} {note}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with our loggers and callbacks around a fresh run folder."""
         self._check_data()
-        self._check_clipping()
+        check_clipping(self.model, self._get(self.config_init, "clipping"))
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         check_trainer_options(options)
         callbacks = completed_callbacks(options, self._get(self.config, "optimizer"))
-        if self.command in LOOKING_BACK:
+        if COMMANDS[self.command].looks_back:
             options |= WITHOUT_A_RUN
             callbacks = []
         elif not options.get("fast_dev_run"):
@@ -271,19 +228,8 @@ class CommandLine(LightningCLI):
         self._print_evaluation()
 
     def predict(self, **kwargs: Any) -> None:
-        """Write what `predict_step` returns for every batch to `predictions.pt` in the run folder."""
-        batches = self.trainer.predict(**{**kwargs, "return_predictions": True})
-        folder = self.trainer.log_dir
-        if folder is None:
-            return
-        target = (
-            Path(folder) / f"predictions{f'_rank{self.trainer.global_rank}' if self.trainer.world_size > 1 else ''}.pt"
-        )
-        partial = target.with_suffix(".partial")
-        torch.save(batches, partial)
-        partial.replace(target)
-        if self.trainer.is_global_zero:
-            print(f"predictions: {target}")
+        """Predict, and write the predictions."""
+        write_predictions(self.trainer, self.trainer.predict(**{**kwargs, "return_predictions": True}))  # type: ignore
 
     def lr_range_test(self, **kwargs: Any) -> None:
         """Test learning rates; print what was found, and the command that trains with it."""
@@ -297,7 +243,7 @@ class CommandLine(LightningCLI):
 
     def _tested(self, factories: list[Any] | None) -> list[tuple[Any, Any]]:
         if factories is None:
-            return [(None if self._configures_itself() else self._get(self.config_init, "optimizer"), None)]
+            return [(None if configures_itself(self.model) else self._get(self.config_init, "optimizer"), None)]
         return list(zip(factories, self._plain_options()["optimizers"], strict=True))
 
     def _rebuild(self, seed: int | None, optimizer: Any) -> LightningModule:
@@ -307,7 +253,7 @@ class CommandLine(LightningCLI):
         self.config_init = self.parser.instantiate_classes(self.config)
         self.model = self._get(self.config_init, "model")
         if optimizer is not None:
-            if self._configures_itself():
+            if configures_itself(self.model):
                 raise ValueError(f"{type(self.model).__name__} configures its own optimizer: leave out --optimizers")
             self.config_init[self.command]["optimizer"] = optimizer
         self._connect_optimizer()

@@ -1,0 +1,21 @@
+"""What `steepest predict` leaves behind."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steepest.trainer import Trainer
+
+
+def write_predictions(trainer: Trainer, batches: Any) -> None:
+    """Write what `predict_step` returned for every batch to `predictions.pt` in the run folder, one file per rank."""
+    if trainer.log_dir is None:
+        return
+    rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+    target = Path(trainer.log_dir) / f"predictions{rank}.pt"
+    partial = target.with_suffix(".partial")
+    torch.save(batches, partial)
+    partial.replace(target)
+    if trainer.is_global_zero:
+        print(f"predictions: {target}")
