@@ -203,7 +203,7 @@ def test_without_a_trajectory_checkpoints_can_stand_in(steepest, tiny, tmp_path)
     outcome = steepest(*words, f"[{ends[1]},{ends[0]}]")
     assert outcome.code == 0, outcome.err
     report, _ = results(tmp_path, "trajectory_*")
-    assert report["trajectory"]["steps"] == [2, 4]
+    assert report["trajectory"]["steps"] == [2, 4, 6]
     assert sum(report["explained"]) == pytest.approx(1.0)
     shutil.copy(ends[0], tmp_path / "again.ckpt")
     check(steepest(*words, f"[{ends[0]},again.ckpt]"), BAD_INPUT, ["names two of step 2"])
