@@ -2,5 +2,6 @@
 
 from lightning_modules.base import BaseModule
 from lightning_modules.image_classifier import ImageClassifier
+from lightning_modules.language_model import LanguageModel
 
-__all__ = ["BaseModule", "ImageClassifier"]
+__all__ = ["BaseModule", "ImageClassifier", "LanguageModel"]

@@ -16,6 +16,10 @@ LABELS = {
     "test/loss": "test loss",
     "val/accuracy": "validation accuracy",
     "val/loss": "validation loss",
+    "test/perplexity": "test perplexity",
+    "val/perplexity": "validation perplexity",
+    "test/bits_per_character": "test bits per character",
+    "val/bits_per_character": "validation bits per character",
     "train/epoch_loss": "training loss, last epoch",
 }
 
