@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
     "predict": "write a checkpoint's predictions for the test split",
+    "sample": "write text with a checkpoint of a language model",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 
@@ -51,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from steepest.listing import run_list
 
             run_list(words[1:])
+        elif words[0] == "sample":
+            from steepest.sample import run_sample
+
+            run_sample(words[1:])
         else:
             from steepest.command_line import run
 
