@@ -8,7 +8,9 @@ from pathlib import Path
 CHUNK_BYTES = 1 << 20
 COLUMN = "text"
 
-_LAST_SPACE = re.compile(r"\s\S*\Z")
+# Unicode's white space, as the encoding knows it; Python's `isspace` and `\s` also take U+001C to U+001F for it.
+SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_LAST_SPACE = re.compile(f"[{SPACES}][^{SPACES}]*\\Z")
 
 
 def read_texts(paths: Sequence[Path]) -> Iterator[str]:
@@ -48,7 +50,7 @@ def cut_at_words(texts: Iterable[str], size: int = CHUNK_BYTES) -> Iterator[str]
         joined = "".join(parts)
         space = _LAST_SPACE.search(joined)
         # Where the last run of white space starts; it may go on in the next part.
-        cut = 0 if space is None else len(joined[: space.start() + 1].rstrip())
+        cut = 0 if space is None else len(joined[: space.start() + 1].rstrip(SPACES))
         if cut:
             yield joined[:cut]
         parts, length = [joined[cut:]], len(joined) - cut
