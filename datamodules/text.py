@@ -184,7 +184,7 @@ class TextDataModule(lightning.LightningDataModule, ABC):
         return TensorLoader(windows, None, batch_size, seed=seed, rank=rank, world_size=world_size, **options)  # type: ignore[arg-type]
 
     def _has(self, split: Split) -> bool:
-        return self.has_own(split) or self._size(split) > 0
+        return self._size(split) > 0 or self.has_own(split)
 
     def _size(self, split: Split) -> int | float:
         """The part of the training text that becomes this split."""

@@ -28,7 +28,9 @@ def run_sample(words: Sequence[str]) -> None:
         words: The options, as typed.
     """
     quiet()
-    parser = _Parser(prog="steepest sample", description="Write text with a trained language model.", exit_on_error=True)
+    parser = _Parser(
+        prog="steepest sample", description="Write text with a trained language model.", exit_on_error=True
+    )
     parser.add_function_arguments(sample)
     options = parser.parse_args(list(words))
     for text in sample(**options.as_dict()):

@@ -1,3 +1,4 @@
+import itertools
 import os
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def file(tmp_path) -> Path:
 
 
 # White space of all kinds, in runs, beside letters, digits, marks and contractions.
-PARTS = st.lists(st.sampled_from([" ", "  ", "\n", "\t", "\u00a0", "\u2028", "a", "'s", "12", "!", "日", "'ll", "\x1c"]))
+PARTS = st.lists(
+    st.sampled_from([" ", "  ", "\n", "\t", "\u00a0", "\u2028", "a", "'s", "12", "!", "日", "'ll", "\x1c"])
+)
 
 
 @settings(deadline=None)
@@ -44,7 +47,7 @@ def test_pieces_are_the_text_and_end_before_white_space(parts, size, step):
     text = "".join(parts)
     pieces = list(cut_at_words([text[i : i + step] for i in range(0, len(text), step)], size))
     assert "".join(pieces) == text
-    for piece, following in zip(pieces, pieces[1:], strict=False):
+    for piece, following in itertools.pairwise(pieces):
         assert piece[-1] not in SPACES
         assert following[0] in SPACES
 
@@ -146,8 +149,14 @@ def test_parquet_rows_are_lines(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(b"caf\xc3\xa9 " * 300 + b"\xff tail"), r"is not UTF-8 text: .* 0xff at byte 1,800"),
-        (lambda path: path.write_bytes(b"half a caf\xc3"), r"is not UTF-8 text: unexpected end of data 0xc3 at byte 10"),
+        (
+            lambda path: path.write_bytes(b"caf\xc3\xa9 " * 300 + b"\xff tail"),
+            r"is not UTF-8 text: .* 0xff at byte 1,800",
+        ),
+        (
+            lambda path: path.write_bytes(b"half a caf\xc3"),
+            r"is not UTF-8 text: unexpected end of data 0xc3 at byte 10",
+        ),
         (lambda path: path.write_bytes(b""), r"holds no text"),
     ],
 )
