@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TEXT = (
-    "the cat sat on the mat; it's a cat's life, they'll say\n\n  and the dog  wasn't there \n = Title = \n 12,345 cats\n"
+    "the cat sat on the mat; it's a cat's life, they'll say\n\n  a dog  wasn't there \n = Title = \n 12,345 cats\n"
     "naïve café\u00a0\u2028日本語 \t\n\n\nend"
 )
 

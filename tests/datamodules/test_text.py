@@ -145,7 +145,7 @@ def test_wikitext_from_local_files(tmp_path, monkeypatch, kind):
     (folder / "test.txt").unlink(missing_ok=True)
     for path in folder.glob("test-*"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="WikiText-103 is not complete in any of .* set download to true"):
+    with pytest.raises(FileNotFoundError, match=r"WikiText-103 is not complete in any of .* set download to true"):
         WikiText103(**options, download=False).prepare_data()
 
 
