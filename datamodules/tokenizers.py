@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ FILES = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
+GPT2_VOCABULARY_SIZE = 50257
 LARGEST_VOCABULARY = 2**16  # tokens are stored as uint16
 
 
@@ -106,11 +107,18 @@ class GPT2Tokenizer:
         encoding_dir: Folder with the two files `encoder.json` and `vocab.bpe`.
     """
 
-    vocabulary_size: ClassVar[int] = 50257
-    start: ClassVar[int] = 50256  # <|endoftext|>
-
     def __init__(self, encoding_dir: str | Path | None = None) -> None:
         self.encoding_dir = None if encoding_dir is None else Path(encoding_dir).expanduser()
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, the end of text among them."""
+        return GPT2_VOCABULARY_SIZE
+
+    @property
+    def start(self) -> int:
+        """The end of a text, <|endoftext|>, behind which another one starts."""
+        return GPT2_VOCABULARY_SIZE - 1
 
     def load(self) -> None:
         """Read the vocabulary now.
@@ -154,7 +162,12 @@ class GPT2Tokenizer:
             if hashlib.sha256(file.read_bytes()).hexdigest() != FILES[file.name]:
                 raise ValueError(f"{file} is not GPT-2's or damaged: its SHA-256 digest is not {FILES[file.name]}")
         # With the digests, because tiktoken keeps copies by path and would read an old one.
-        ranks = data_gym_to_mergeable_bpe_ranks(*map(str, files), *(FILES[file.name] for file in files))
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            vocab_bpe_file=str(files[0]),
+            encoder_json_file=str(files[1]),
+            vocab_bpe_hash=FILES[files[0].name],
+            encoder_json_hash=FILES[files[1].name],
+        )
         return tiktoken.Encoding(
             "gpt2",
             pat_str=openai_public.r50k_pat_str,

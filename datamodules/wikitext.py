@@ -84,7 +84,7 @@ class WikiText103(TextDataModule):
 
     def _find(self) -> dict[Split, list[Path]] | None:
         for folder in self._folders():
-            found = {split: _files(folder, split) for split in NAMES}
+            found: dict[Split, list[Path]] = {split: _files(folder, split) for split in NAMES}
             if all(found.values()):
                 return found
         return None

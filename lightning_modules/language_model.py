@@ -82,9 +82,10 @@ class LanguageModel(BaseModule):
         length = getattr(data, "block_size", None)
         if length is not None:
             self.example_input_array = torch.zeros(1, length, dtype=torch.long)
-        if hasattr(data, "characters_per_token"):
+        characters_per_token = getattr(data, "characters_per_token", None)
+        if characters_per_token is not None:
             for name, split in (("val", "validation"), ("test", "test")):
-                self.metrics[name]["bits_per_character"] = BitsPerCharacter(data.characters_per_token(split))
+                self.metrics[name]["bits_per_character"] = BitsPerCharacter(characters_per_token(split))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (batch, length) to scores of the next token (batch, length, vocabulary)."""

@@ -101,7 +101,7 @@ def _model(path: Path, content: dict[str, Any], config: Path | None) -> Language
     parser = Parser(prog="steepest sample")
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     entry = read_config(config_of_run(path, content) if config is None else config, "model")
-    model = parser.instantiate_classes(parser.parse_object(Namespace(model=entry))).model
+    model = parser.instantiate_classes(parser.parse_object(Namespace(model=entry)))["model"]
     if not isinstance(model, LanguageModel):
         raise ValueError(f"{path} is of {type(model).__name__}: only a LanguageModel writes text")
     try:
