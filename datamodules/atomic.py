@@ -1,5 +1,6 @@
 """Files that are complete or not there, also when a run is killed while it writes or several processes write."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -26,3 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cache_folders(source: Path, name: str) -> Iterator[Path]:
+    """Yield where something made from a file may be kept: folder `name` beside it, then that in the user's cache."""
+    yield source.parent / name
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steepest" / name
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Make one of the `cache_folders`, if what it lies in may be written.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    beside = folder.parent
+    if beside.is_dir() and not beside.stat().st_mode & 0o222:
+        # Root, whom containers make of everybody, could write all the same to what is meant to stay as it is.
+        raise PermissionError(errno.EACCES, "marked as read-only")
+    folder.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,16 @@
 """The shared base of all image data sets that are held in memory."""
 
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lightning
 import torch
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 
 from datamodules.augmentation import CropPadding, HorizontalFlip, ImageStore
 from datamodules.loader import TensorLoader
+from datamodules.run import check_at_least, overfits, progress_of, ranks_of, run_seed
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -74,14 +72,14 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         keep_on_device: bool = False,
     ) -> None:
         super().__init__()
-        _at_least("batch_size", batch_size, 1)
-        _at_least("split_seed", split_seed, 0)
-        _at_least("random_crop", random_crop, 0)
-        _at_least("cutout", cutout, 0)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("split_seed", split_seed, 0)
+        check_at_least("random_crop", random_crop, 0)
+        check_at_least("cutout", cutout, 0)
         if seed is not None:
-            _at_least("seed", seed, 0)
+            check_at_least("seed", seed, 0)
         if evaluation_batch_size is not None:
-            _at_least("evaluation_batch_size", evaluation_batch_size, 1)
+            check_at_least("evaluation_batch_size", evaluation_batch_size, 1)
         if not 0 <= validation_size < (1 if isinstance(validation_size, float) else math.inf):
             raise ValueError(f"validation_size must be a count or a fraction in [0, 1), got {validation_size}")
         self.batch_size = batch_size
@@ -123,7 +121,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
                 crop_padding=self.crop_padding,
                 horizontal_flip=self.horizontal_flip,
                 cutout=self.cutout,
-                seed=self._run_seed(),
+                seed=run_seed(self.seed),
             )
             self._sets["train"] = store, labels[training]
             if len(validation):
@@ -134,14 +132,12 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
 
     def train_dataloader(self) -> TensorLoader:
         """Return the training batches."""
-        trainer = self.trainer
-        overfit = trainer is not None and trainer.overfit_batches > 0  # pyright: ignore[reportAttributeAccessIssue]
         return self._loader(
             *self._get("train", "fit"),
             self.batch_size,
-            shuffle=self.shuffle and not overfit,
+            shuffle=self.shuffle and not overfits(self),
             drop_last=self.drop_last,
-            progress=self._progress(),
+            progress=progress_of(self),
         )
 
     def val_dataloader(self) -> TensorLoader:
@@ -188,28 +184,10 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return self._sets[name]
 
     def _loader(self, store: ImageStore, labels: Tensor | None, batch_size: int, **options: Any) -> TensorLoader:
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = ranks_of(self)
         if self.keep_on_device and self.trainer is not None:
             device = options["device"] = self.trainer.strategy.root_device
             store.to(device)
             labels = None if labels is None else labels.to(device)
-        seed = self._run_seed()
+        seed = run_seed(self.seed)
         return TensorLoader(store, labels, batch_size, seed=seed, rank=rank, world_size=world_size, **options)
-
-    def _run_seed(self) -> int:
-        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-
-    def _progress(self) -> Callable[[], tuple[int, int]] | None:
-        """Return what tells a training loader the trainer's epoch and the batches done, or None outside of a fit."""
-        trainer = self.trainer
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.state.status != TrainerStatus.RUNNING:
-            return None
-        if trainer.train_dataloader is not None:
-            # Not the loader that a resumed epoch goes on with: a callback's, or a later epoch's after a reload.
-            return lambda: (trainer.current_epoch, 0)
-        return lambda: (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-
-
-def _at_least(name: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")

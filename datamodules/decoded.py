@@ -1,9 +1,7 @@
 """Keeps decoded images on disk, so that they are decoded once and not in every run."""
 
-import errno
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -12,18 +10,19 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from datamodules.atomic import replacing
+from datamodules.atomic import cache_folders, make_cache_folder, replacing
 
 Samples = tuple[Tensor, Tensor]
 """uint8 images of shape (samples, channels, height, width) and int64 labels of shape (samples,)."""
 
+FOLDER = "decoded"
 FORMAT = 1  # part of the digest: another number makes all kept files unknown
 
 
 def is_kept(name: str, sources: Sequence[Path]) -> bool:
     """Whether the images decoded from these files are on disk. Arguments as for `keep_decoded`."""
     file_name = _file_name(name, sources)
-    return any((folder / file_name).is_file() for folder in _folders(sources))
+    return any((folder / file_name).is_file() for folder in cache_folders(sources[0], FOLDER))
 
 
 def keep_decoded(name: str, sources: Sequence[Path], decode: Callable[[], Samples]) -> Samples:
@@ -45,7 +44,7 @@ def keep_decoded(name: str, sources: Sequence[Path], decode: Callable[[], Sample
         OSError: If a source cannot be read.
     """
     file_name = _file_name(name, sources)
-    for folder in _folders(sources):
+    for folder in cache_folders(sources[0], FOLDER):
         path = folder / file_name
         if path.is_file():
             try:
@@ -55,7 +54,7 @@ def keep_decoded(name: str, sources: Sequence[Path], decode: Callable[[], Sample
     rank_zero_info(f"decoding {name} from {', '.join(map(str, sources))}, once")
     samples = decode()
     failures = []
-    for folder in _folders(sources):
+    for folder in cache_folders(sources[0], FOLDER):
         try:
             _write(folder / file_name, *samples)
             return samples
@@ -74,11 +73,6 @@ def _file_name(name: str, sources: Sequence[Path]) -> str:
     return f"{name}-{digest.hexdigest()[:16]}.npz"
 
 
-def _folders(sources: Sequence[Path]) -> Iterator[Path]:
-    yield sources[0].parent / "decoded"
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steepest" / "decoded"
-
-
 def _read(path: Path) -> Samples:
     # A zip file, whose checksums find also a wrong byte in the middle; numpy leaves it open if it is none.
     with path.open("rb") as file, np.load(file) as arrays:
@@ -89,10 +83,6 @@ def _read(path: Path) -> Samples:
 
 
 def _write(path: Path, images: Tensor, labels: Tensor) -> None:
-    beside = path.parent.parent
-    if beside.is_dir() and not beside.stat().st_mode & 0o222:
-        # Root, whom containers make of everybody, could write all the same to what is meant to stay as it is.
-        raise PermissionError(errno.EACCES, "marked as read-only")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_cache_folder(path.parent)
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, images=images.numpy(), labels=labels.numpy())

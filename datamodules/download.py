@@ -12,12 +12,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 TIMEOUT_SECONDS = 30
 
 
-def download(name: str, md5: str, mirrors: list[str], folder: Path) -> None:
+def download(name: str, digest: str, mirrors: list[str], folder: Path) -> None:
     """Download one file from the first mirror that has a good copy.
 
     Args:
         name: Name of the file, on the mirrors and in the folder.
-        md5: Its digest, in hexadecimal.
+        digest: Its MD5 or SHA-256 digest, in hexadecimal.
         mirrors: Addresses (http, https, file) of the folders with the file, tried in turn.
         folder: Where the file goes; made if need be.
 
@@ -35,14 +35,14 @@ def download(name: str, md5: str, mirrors: list[str], folder: Path) -> None:
         url = f"{mirror.rstrip('/')}/{name}"
         rank_zero_info(f"downloading {url} to {folder}")
         try:
-            _store(path, _fetch(url, md5))
+            _store(path, _fetch(url, digest))
             return
         except ConnectionError as error:
             failures.append(f"{url} ({error})")
     raise ConnectionError(f"cannot download {name} from {' or '.join(failures)}; get it elsewhere and put it at {path}")
 
 
-def _fetch(url: str, md5: str) -> bytes:
+def _fetch(url: str, digest: str) -> bytes:
     """Return the content of an address.
 
     It is held in memory, which these files of some megabytes allow, and so an interrupted transfer leaves nothing.
@@ -53,10 +53,11 @@ def _fetch(url: str, md5: str) -> bytes:
             content = response.read()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise ConnectionError(" ".join(str(error).split()) or type(error).__name__) from error
-    # Against accidents, not attacks: MD5 is what the publishers give.
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if digest != md5:
-        raise ConnectionError(f"its {len(content)} bytes have the MD5 digest {digest} instead of {md5}")
+    # Against accidents, not attacks: MD5 is what many publishers give.
+    name, hashed = ("MD5", hashlib.md5) if len(digest) == 32 else ("SHA-256", hashlib.sha256)
+    found = hashed(content, usedforsecurity=False).hexdigest()
+    if found != digest:
+        raise ConnectionError(f"its {len(content)} bytes have the {name} digest {found} instead of {digest}")
     return content
 
 

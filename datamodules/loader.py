@@ -24,8 +24,8 @@ class BatchSource(Protocol):
         """Draw the random parameters of `count` samples in an epoch, one row each (None: nothing is random)."""
         ...
 
-    def gather(self, indices: Tensor, parameters: Tensor | None) -> Tensor:
-        """Return the samples at `indices`, changed by the rows of `parameters`, as one batch."""
+    def gather(self, indices: Tensor, parameters: Tensor | None) -> Any:
+        """Return the samples at `indices`, changed by the rows of `parameters`, as one batch: tensors."""
         ...
 
 

@@ -179,8 +179,12 @@ class BaseModule(LightningModule):
         if not len(self.scalars):
             return
         means = self.scalars.flush(self._mean_over_ranks if self.trainer.world_size > 1 else None)
-        self.latest_scalars = {f"train/{name}": mean for name, mean in means.items()}
+        self.latest_scalars = {f"train/{name}": mean for name, mean in {**means, **self.derived_scalars(means)}.items()}
         self._log(self.latest_scalars, step)
+
+    def derived_scalars(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Scalars that follow from a record's means over its steps, written with them; for subclasses."""
+        return {}
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values, reduce_op="mean")  # type: ignore[return-value]

@@ -16,7 +16,7 @@ _COMPARED = {
     "landscape": ("model",),
 }
 # Where files lie and how fast the network runs do not make another run.
-_IRRELEVANT = (".data_dir", ".download", ".compile")
+_IRRELEVANT = (".data_dir", ".download", ".encoding_dir", ".sample_length", ".compile")
 
 
 def check_checkpoint(path: Path, chosen: dict[str, Any], command: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """The config of the run that a checkpoint belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from callbacks.checkpoints import read_checkpoint
 from steepest.parsing import given_value
@@ -15,14 +18,18 @@ def run_folder_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def config_of(checkpoint: Path) -> Path:
+def config_of(checkpoint: Path, content: Mapping[str, Any] | None = None) -> Path:
     """The resolved config of the run that a checkpoint belongs to.
+
+    Args:
+        checkpoint: The checkpoint's path.
+        content: What it holds, if it has been read already.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or no config of its run.
         ValueError: if the checkpoint is damaged.
     """
-    stored = read_checkpoint(checkpoint).get("steepest", {}).get("config")
+    stored = (content or read_checkpoint(checkpoint)).get("steepest", {}).get("config")
     # Beside the checkpoint first: a run folder may have been moved or copied since.
     for path in (run_folder_of(checkpoint) / CONFIG, *([Path(stored)] if stored is not None else [])):
         if path.is_file():
@@ -54,3 +61,21 @@ def with_config_of_run(words: Sequence[str]) -> list[str]:
             raise ValueError(f"--ckpt_path {given} needs --config or --name to say which run is meant")
         given = str(newest_checkpoint(Path(given_value(words, "runs_dir") or "runs"), name, given))
     return [words[0], "--config", str(config_of(Path(given))), *words[1:]]
+
+
+def read_config(path: Path, key: str) -> Any:
+    """One entry of a config file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a config or has no such entry.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: there is no file {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: {path} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(content, dict) or content.get(key) is None:
+        raise ValueError(f"--config: {path} has no `{key}`")
+    return content[key]

@@ -25,6 +25,7 @@ COMMANDS = {
     "lr_range_test": "find a learning rate, or the largest stable one, without leaving a trace",
     "landscape": "draw the loss around a checkpoint's weights",
     "stability": "largest stable learning rates and best constants on a spectrum, predicted and measured",
+    "sample": "write text with a checkpoint of a language model",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from steepest.stability import run_stability
 
             run_stability(words[1:])
+        elif words[0] == "sample":
+            from steepest.sample import run_sample
+
+            run_sample(words[1:])
         else:
             from steepest.command_line import run
 

@@ -1,6 +1,6 @@
 """What follows from the choices of a command and is filled in after parsing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ INJECTED = {
 }
 
 # What a data set fixes about the network that is trained on it, where the network has such an argument.
-DATA_FACTS = ("input_shape", "num_classes")
+DATA_FACTS = ("input_shape", "num_classes", "vocabulary_size", "block_size")
+
+# Of these the network may have more than the data uses: rows of a table that are never looked up.
+_LEAST = ("vocabulary_size", "block_size")
 
 # What other libraries' networks (timm, torchvision) call parts of the shape, and their place in it.
 SHAPE_PARTS = {"in_chans": 0, "img_size": 1, "image_size": 1}
@@ -50,13 +53,28 @@ def complete(options: Any, words: Sequence[str]) -> None:
     _keep_last_of_each_callback_of_ours(options)
 
 
-def facts_of(data_path: str | None) -> dict[str, Any]:
-    """What a data set, named by import path or short name, says about its samples."""
+def facts_of(data_path: str | None, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a data set, named by import path or short name, says about its samples.
+
+    Args:
+        data_path: The class of the data set, or None.
+        options: Its options. A fact that follows from them is a property of the class; without options its place is
+            held by 1.
+    """
     if data_path is None:
         return {}
     data_class = _class_at(data_path) if "." in data_path else getattr(datamodules, data_path, None)
     facts = {key: getattr(data_class, key, None) for key in DATA_FACTS}
+    if data_class is not None and any(isinstance(fact, property) for fact in facts.values()):
+        data = None if options is None else data_class(**options)
+        facts |= {
+            key: 1 if data is None else getattr(data, key) for key, fact in facts.items() if isinstance(fact, property)
+        }
     return {key: fact for key, fact in facts.items() if fact is not None}
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    return options.as_dict() if hasattr(options, "as_dict") else dict(options or {})
 
 
 def _class_at(path: str) -> Any:
@@ -98,7 +116,10 @@ def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
     network = (options.model.get("init_args") or {}).get("network")
     if options.get("data") is None or network is None or "init_args" not in network:
         return
-    facts = facts_of(options.data.class_path)
+    foreign = network.class_path.startswith("timm.") or any(key in network.init_args for key in SHAPE_PARTS)
+    if not foreign and not any(key in network.init_args for key in DATA_FACTS):
+        return  # nor need the data be built, which some facts follow from
+    facts = facts_of(options.data.class_path, _plain(options.data.get("init_args")))
     _give_facts_to_foreign_network(network, facts, words)
     for key, fact in facts.items():
         if key not in network.init_args:
@@ -106,6 +127,8 @@ def _give_facts_to_network(options: Any, words: Sequence[str]) -> None:
         given = network.init_args[key]
         same = tuple(given) == tuple(fact) if isinstance(given, (list, tuple)) else given == fact
         if not same and is_given(words, ("model", "network", key)):
+            if key in _LEAST and given > fact:
+                continue
             raise ValueError(
                 f"--model.network.{key} {given} does not fit the data: {options.data.class_path.rsplit('.', 1)[-1]} "
                 f"has {key} {fact}; leave the option out, it is taken from the data"

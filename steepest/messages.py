@@ -75,7 +75,8 @@ def explain(message: str, owner: str | None = None, allowed: Sequence[str] = ())
 
 
 def _options(allowed: Sequence[str]) -> list[str]:
-    return [option for option in allowed if option not in ("help", "config", "print_config") and ".help" not in option]
+    own = ("help", "config", "print_config", "print_shtab")
+    return [option for option in allowed if option not in own and ".help" not in option]
 
 
 def _unrecognized(words: list[str], allowed: Sequence[str]) -> str:

@@ -18,6 +18,10 @@ LABELS = {
     "val/loss": "validation loss",
     "val/gap": "gap to the minimum",
     "val/distance": "distance to the minimum",
+    "test/perplexity": "test perplexity",
+    "val/perplexity": "validation perplexity",
+    "test/bits_per_character": "test bits per character",
+    "val/bits_per_character": "validation bits per character",
     "train/epoch_loss": "training loss, last epoch",
 }
 

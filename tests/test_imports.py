@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.datamodules.byte_pairs import write_vocabulary
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What each folder may import of ours. Imports point down; nothing points back.
@@ -164,6 +166,16 @@ def small_cifar(tmp_path) -> Path:
     return tmp_path / "small"
 
 
+@pytest.fixture
+def small_text(tmp_path, monkeypatch) -> Path:
+    """Texts of 20,000 characters under the names of all text data sets, and a vocabulary of GPT-2's size."""
+    text = "".join(chr(97 + (7 * i * i + i // 5) % 26) + " " * (i % 5 == 0) for i in range(20_000))
+    for name in ("input.txt", "train.txt", "validation.txt", "test.txt"):
+        (tmp_path / name).write_text(text)
+    write_vocabulary(tmp_path, monkeypatch)
+    return tmp_path
+
+
 def test_configs_are_found():
     assert REPOSITORY / "configs/digits_mlp.yaml" in CONFIGS
 
@@ -176,11 +188,21 @@ def test_every_config_trains_for_a_step(steepest, request, path):
             words += ["--data.data_dir", request.getfixturevalue(fixture), "--data.validation_size", "20"]
     if "CIFAR10" in path.read_text():  # networks that take seconds for a whole batch
         words += ["--data.batch_size", "16", "--data.evaluation_batch_size", "16"]
+    if "LanguageModel" in path.read_text():
+        words += ["--data.batch_size", "2", "--model.network.width", "24"]  # a step of the real sizes takes minutes
+    for data in ("Shakespeare", "WikiText"):
+        if data in path.read_text():
+            words += ["--data.data_dir", request.getfixturevalue("small_text")]
+    if "WikiText" in path.read_text():
+        words += ["--data.encoding_dir", request.getfixturevalue("small_text")]
     outcome = steepest(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
-    # Every config ends with what its task is about: the test split, or the known minimum.
-    assert ("gap to the minimum" if path.stem.startswith("toy_") else "test accuracy") in outcome.out
+    # Every config ends with what its task is about: the test split, the validation split of data without one, or the
+    # known minimum.
+    without_test = {"Shakespeare": "validation loss", "ToyObjective": "gap to the minimum"}
+    expected = next((shown for name, shown in without_test.items() if name in path.read_text()), "test loss")
+    assert expected in outcome.out
 
 
 LAYERS = sorted(

@@ -19,15 +19,15 @@ def check_image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def check_size(name: str, size: int) -> None:
+    """Refuse a number of things, called `name`, that is not a whole number or below 1."""
+    if not _is_size(size):
+        raise ValueError(f"{name} must be a whole number, at least 1, not {size!r}")
+
+
 def check_num_classes(num_classes: int) -> None:
     """Refuse a number of classes below 1."""
     check_size("num_classes", num_classes)
-
-
-def check_size(name: str, value: int) -> None:
-    """Refuse a size that is not a whole number, at least 1."""
-    if not _is_size(value):
-        raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
 
 
 def check_dropout(dropout: float) -> None:
