@@ -123,11 +123,13 @@ def muon_sgd(solver: str, budget: float = 1e-3) -> Make:
 
 
 def our_muon_alone(**options: Any) -> Make:
-    """Ours without the AdamW part, to compare with Muons that have none."""
+    """Ours without the AdamW part, to compare with Muons that have none, nor split queries, keys and values."""
 
     def make(module: nn.Module) -> Optimizer:
         optimizer = OPTIMIZERS.create("muon", module, **options)
         optimizer.param_groups = [group for group in optimizer.param_groups if group["algorithm"] == "muon"]
+        for group in optimizer.param_groups:
+            group.pop("split", None)
         return optimizer
 
     return make

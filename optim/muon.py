@@ -94,21 +94,37 @@ class Muon(Algorithm):
         statistics: Statistics | None,
     ) -> None:
         """One step, in the operations and the order of torch.optim.Muon."""
-        momentum, lr, weight_decay = group["momentum"], group["lr"], group["weight_decay"]
-        split = group.get("split", 1)
-        buffers = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        directions = list(torch._foreach_lerp(gradients, buffers, momentum)) if group["nesterov"] else buffers
-        steps = orthogonalized(directions, group)
-        scales = [scale_factor(group["scale"], *matrix_shape(weight.shape, split)) for weight in weights]
-        if statistics is not None:
-            for entry, weight, direction, step, scale in zip(
-                statistics, weights, directions, steps, scales, strict=True
-            ):
-                entry |= measured(weight, direction, step, scale, weight_decay, split)
-        torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        for weight, step, scale in zip(weights, steps, scales, strict=True):
-            weight.add_(step, alpha=-lr * scale)
+        shared = group["share_work"] and ranks() > 1
+        if weights[0].device.type == "cpu" and not shared and not group["batch_elements"]:
+            # One weight after another: intermediate results stay in the cache, in memory that is used again.
+            for index in range(len(weights)):
+                one = slice(index, index + 1)
+                _step(group, weights[one], gradients[one], states[one], statistics[one] if statistics else None)
+        else:
+            _step(group, weights, gradients, states, statistics)
+
+
+def _step(
+    group: Mapping[str, Any],
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    states: list[State],
+    statistics: Statistics | None,
+) -> None:
+    """The step of some weights."""
+    momentum, lr, weight_decay = group["momentum"], group["lr"], group["weight_decay"]
+    split = group.get("split", 1)
+    buffers = [state["momentum_buffer"] for state in states]
+    torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+    directions = list(torch._foreach_lerp(gradients, buffers, momentum)) if group["nesterov"] else buffers
+    steps = orthogonalized(directions, group)
+    scales = [scale_factor(group["scale"], *matrix_shape(weight.shape, split)) for weight in weights]
+    if statistics is not None:
+        for entry, weight, direction, step, scale in zip(statistics, weights, directions, steps, scales, strict=True):
+            entry |= measured(weight, direction, step, scale, weight_decay, split)
+    torch._foreach_mul_(weights, 1 - lr * weight_decay)
+    for weight, step, scale in zip(weights, steps, scales, strict=True):
+        weight.add_(step, alpha=-lr * scale)
 
 
 def scale_factor(rule: str, rows: float, columns: float) -> float:
