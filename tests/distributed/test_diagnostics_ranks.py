@@ -1,4 +1,4 @@
-"""Spectral norms, update dynamics and the noise scale on two ranks: the same on both, and what one process measures on all the data."""
+"""Diagnostics on two ranks: the same on both, and what one process measures on all the data."""
 
 import json
 from pathlib import Path
