@@ -3,9 +3,10 @@
     python benchmarks/diagnostics_cost.py [--only share|idle] [--rounds 3] [--repeats 4]
 
 `share`: the share of the training time that the default set of callbacks takes on SmallCNN and ResNet-18 (CIFAR-10's
-shapes). Each diagnostic is made to measure at every second step of a short run, over its whole cycle of cheap and
-thorough measurements; what a measurement adds to the run, over the default interval between two of them, is its share
-of a long run. The last line of a network is the whole set in the first 100 steps, where the thorough ones come first.
+shapes). Each diagnostic measures at every fourth step of a short run, over its whole cycle of cheap and thorough
+measurements; what the measured steps and those right before them take more than the others around them, over the
+default interval between two measurements, is its share of a long run. The last line is the whole set in the first
+steps of a run, where the thorough measurements come first, against a run without callbacks.
 
 `idle`: what a callback adds to a step at which it does nothing: ten copies of it in one Trainer on a tiny network.
 """
@@ -18,7 +19,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,35 +41,35 @@ from steepest.trainer import Trainer
 
 NEVER = 1_000_000_000
 COPIES = 10
-WARM_UP = 5  # steps before the clock starts, where caches and lazy states settle
+BEGINNING = 100
+PERIOD = 4  # steps from one measurement to the next, two of which have nothing to do with any
+WARM_UP = 8  # steps before the clock starts, where caches and lazy states settle
 
 
 class Batches:
-    """The same batches over and over; notes the CPU time at the steps between which is to be measured."""
+    """The same batches over and over; notes the CPU time when each step begins."""
 
-    def __init__(self, shape: tuple[int, ...], size: int, first: int, last: int) -> None:
+    def __init__(self, shape: tuple[int, ...], size: int, steps: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.batches = [
             (torch.randn(size, *shape, generator=generator), torch.randint(0, 10, (size,), generator=generator))
             for _ in range(4)
         ]
-        self.first, self.last = first, last
+        self.steps = steps
         self.marks: list[float] = []
 
     def __len__(self) -> int:
-        return self.last + 1
+        return self.steps + 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.marks = []
-        for step in range(self.last + 1):
-            if step in (self.first, self.last):
-                self.marks.append(time.process_time())
+        for step in range(self.steps + 1):
+            self.marks.append(time.process_time())
             yield self.batches[step % len(self.batches)]
 
-    @property
-    def seconds(self) -> float:
-        """CPU time from the start of step `first` to the start of step `last`."""
-        return self.marks[1] - self.marks[0]
+    def seconds(self, first: int) -> list[float]:
+        """CPU time of each step from the one of this number on, counted from 1."""
+        return [after - before for before, after in pairwise(self.marks[first - 1 :])]
 
 
 class Classifier(LightningModule):
@@ -84,8 +86,10 @@ class Classifier(LightningModule):
         return adamw(self, lr=1e-3)
 
 
-def seconds_of(make: Callable[[], nn.Module], batches: Batches, used: Sequence[Callback]) -> float:
-    """CPU seconds of a run with these callbacks; figures at its end are outside."""
+def seconds_of(
+    make: Callable[[], nn.Module], batches: Batches, used: Sequence[Callback], first: int = 1
+) -> list[float]:
+    """CPU seconds of each step with these callbacks, from step `first` on; the end of the run is outside."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
@@ -99,7 +103,7 @@ def seconds_of(make: Callable[[], nn.Module], batches: Batches, used: Sequence[C
         )
         trainer.run_folder = logger.log_dir  # type: ignore[assignment]
         trainer.fit(Classifier(make()), batches)
-    return batches.seconds
+    return batches.seconds(first)
 
 
 # --- share ------------------------------------------------------------------------------------------------------------
@@ -112,37 +116,39 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], int]] = {
 CYCLES = {"GradientFlowMonitor": 5, "SpectralNormTracker": 20, "UpdateDynamics": 5}
 
 
-def share_table(rounds: int, repeats: int) -> Table:
+def share_tables(rounds: int, repeats: int) -> Iterator[Table]:
     """The share of the training time that each diagnostic of the default set takes, and the whole set."""
-    table = Table("network", "what", "every", "CPU ms", "share of the training, %", title="default set")
     for network, (make, size) in NETWORKS.items():
-        shape = (3, 32, 32)
-        steps: list[float] = []
-        extra: dict[str, list[float]] = {name: [] for name in CYCLES}
-        whole: list[float] = []
-        for _ in range(rounds):
-            for name, cycle in CYCLES.items():
-                # One cycle is enough where it is long; of a short one a few, against noise.
-                count = max(cycle, 10)
-                batches = Batches(shape, size, WARM_UP, WARM_UP + 2 * count)
-                plain = seconds_of(make, batches, [])
-                dense = seconds_of(make, batches, [_dense(name, range(WARM_UP + 1, WARM_UP + 2 * count, 2))])
-                steps.append(plain / (2 * count))
-                extra[name].append((dense - plain) / count)
-            batches = Batches(shape, size, 0, 100)
-            plain, full = (seconds_of(make, batches, used) for used in ([], _default_set()))
-            whole.append(full / plain - 1)
-        step = statistics.median(steps)
-        table.add_row(network, "a step", "", f"{1e3 * step:.1f}", "")
-        total = 0.0
-        for name in CYCLES:
-            every = getattr(callbacks, name)().cadence.every_n_steps
-            cost = statistics.median(extra[name])
-            total += cost / (every * step)
-            table.add_row("", name, f"{every} steps", f"{1e3 * cost:.1f}", f"{100 * cost / (every * step):.2f}")
-        table.add_row("", "all three, in a long run", "", "", f"{100 * total:.2f}")
-        table.add_row("", "whole set, steps 1 to 100", "", "", f"{100 * statistics.median(whole):.2f}")
-        table.add_section()
+        yield _share_table(network, make, (3, 32, 32), size, rounds)
+
+
+def _share_table(network: str, make: Callable[[], nn.Module], shape: tuple[int, ...], size: int, rounds: int) -> Table:
+    steps: list[float] = []
+    extra: dict[str, list[float]] = {name: [] for name in CYCLES}
+    whole: list[float] = []
+    for _ in range(rounds):
+        for name, cycle in CYCLES.items():
+            last = WARM_UP + PERIOD * cycle
+            callback = _dense(name, range(WARM_UP + PERIOD, last + 1, PERIOD))
+            seconds = seconds_of(make, Batches(shape, size, last), [callback], WARM_UP + 1)
+            idle = statistics.median([own for place, own in enumerate(seconds) if place % PERIOD < PERIOD - 2])
+            steps.append(idle)
+            busy = [own for place, own in enumerate(seconds) if place % PERIOD >= PERIOD - 2]
+            extra[name].append((sum(busy) - len(busy) * idle) / cycle)
+        begun = Batches(shape, size, BEGINNING)
+        plain, full = (sum(seconds_of(make, begun, used)) for used in ([], _default_set()))
+        whole.append(full / plain - 1)
+    table = Table("what", "every", "CPU ms", "share of the training, %", title=f"default set on {network}")
+    step = statistics.median(steps)
+    table.add_row("a training step", "", f"{1e3 * step:.1f}", "")
+    total = 0.0
+    for name in CYCLES:
+        every = getattr(callbacks, name)().cadence.every_n_steps
+        cost = statistics.median(extra[name])
+        total += cost / (every * step)
+        table.add_row(name, f"{every} steps", f"{1e3 * cost:.1f}", f"{100 * cost / (every * step):.2f}")
+    table.add_row("all three, in a long run", "", "", f"{100 * total:.2f}")
+    table.add_row(f"whole set, steps 1 to {BEGINNING}", "", "", f"{100 * statistics.median(whole):.2f}")
     return table
 
 
@@ -177,42 +183,47 @@ class Idle(Callback):
     def on_train_batch_end(self, *arguments: Any) -> None: ...
 
 
-def idle_table(rounds: int, repeats: int) -> Table:
+def _tiny() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+
+
+def idle_tables(rounds: int, repeats: int) -> Iterator[Table]:
     """Microseconds that each callback adds to a step at which it is not due."""
     steps = 300 * repeats
-    batches = Batches((64,), 8, 100, 100 + steps)
+    batches = Batches((64,), 8, 100 + steps)
     seconds: dict[str, list[float]] = {name: [] for name in ("", *IDLE)}
     for _ in range(rounds):
         for name, own in seconds.items():
             kind: type = getattr(callbacks, name, Idle)
             # Lightning tells callbacks apart by their class.
             used = [IDLE[name](type(f"{name}{copy}", (kind,), {})) for copy in range(COPIES)] if name else []
-            own.append(seconds_of(lambda: nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)), batches, used))
+            own.append(sum(seconds_of(_tiny, batches, used, first=101)))
     table = Table("callback", "added to an idle step, CPU µs", "over rounds", title="idle step of each callback")
     for name in IDLE:
         added = [1e6 * (own - base) / COPIES / steps for own, base in zip(seconds[name], seconds[""], strict=True)]
         table.add_row(name, f"{statistics.median(added):.1f}", f"{min(added):.1f} to {max(added):.1f}")
     table.caption = f"a step without callbacks: {1e6 * statistics.median(seconds['']) / steps:.0f} µs"
-    return table
+    yield table
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-TABLES: Mapping[str, Callable[[int, int], Table]] = {"share": share_table, "idle": idle_table}
+TABLES: Mapping[str, Callable[[int, int], Iterable[Table]]] = {"share": share_tables, "idle": idle_tables}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=sorted(TABLES), help="one table")
+    parser.add_argument("--only", choices=sorted(TABLES), help="one kind of table")
     parser.add_argument("--rounds", type=int, default=3, help="how often all contestants take their turn")
     parser.add_argument("--repeats", type=int, default=4, help="length of an idle run, in 300 steps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    for name, table in TABLES.items():
+    for name, tables in TABLES.items():
         if options.only in (None, name):
-            Console(width=110).print(table(options.rounds, options.repeats))
+            for table in tables(options.rounds, options.repeats):
+                Console(width=110).print(table)
 
 
 if __name__ == "__main__":
