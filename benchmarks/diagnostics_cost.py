@@ -6,7 +6,7 @@
 shapes). Each diagnostic measures at every fourth step of a short run, over its whole cycle of cheap and thorough
 measurements; what the measured steps and those right before them take more than the others around them, over the
 default interval between two measurements, is its share of a long run. The last line is the whole set in the first
-steps of a run, where the thorough measurements come first, against a run without callbacks.
+steps of a run, where the thorough measurements come first: how much all steps take more than the median one.
 
 `idle`: what a callback adds to a step at which it does nothing: ten copies of it in one Trainer on a tiny network.
 """
@@ -135,9 +135,8 @@ def _share_table(network: str, make: Callable[[], nn.Module], shape: tuple[int, 
             steps.append(idle)
             busy = [own for place, own in enumerate(seconds) if place % PERIOD >= PERIOD - 2]
             extra[name].append((sum(busy) - len(busy) * idle) / cycle)
-        begun = Batches(shape, size, BEGINNING)
-        plain, full = (sum(seconds_of(make, begun, used)) for used in ([], _default_set()))
-        whole.append(full / plain - 1)
+        seconds = seconds_of(make, Batches(shape, size, BEGINNING), _default_set())
+        whole.append(sum(seconds) / (len(seconds) * statistics.median(seconds)) - 1)
     table = Table("what", "every", "CPU ms", "share of the training, %", title=f"default set on {network}")
     step = statistics.median(steps)
     table.add_row("a training step", "", f"{1e3 * step:.1f}", "")
