@@ -5,8 +5,7 @@
 `share`: the share of the training time that the default set of callbacks takes on SmallCNN and ResNet-18 (CIFAR-10's
 shapes). Each diagnostic measures at every fourth step of a short run, over its whole cycle of cheap and thorough
 measurements; what the measured steps and those right before them take more than the others around them, over the
-default interval between two measurements, is its share of a long run. The last line is the whole set in the first
-steps of a run, where the thorough measurements come first, against a run without callbacks.
+default interval between two measurements, is its share of a long run. The other default callbacks are idle throughout.
 
 `idle`: what a callback adds to a step at which it does nothing: ten copies of it in one Trainer on a tiny network.
 """
@@ -36,12 +35,10 @@ from torch.nn import functional
 import callbacks
 from lightning_modules.networks import SmallCNN
 from optim.classics import adamw
-from steepest.completion import DEFAULT_CALLBACKS
 from steepest.trainer import Trainer
 
 NEVER = 1_000_000_000
 COPIES = 10
-BEGINNING = 100
 PERIOD = 4  # steps from one measurement to the next, two of which have nothing to do with any
 WARM_UP = 8  # steps before the clock starts, where caches and lazy states settle
 
@@ -125,7 +122,6 @@ def share_tables(rounds: int, repeats: int) -> Iterator[Table]:
 def _share_table(network: str, make: Callable[[], nn.Module], shape: tuple[int, ...], size: int, rounds: int) -> Table:
     steps: list[float] = []
     extra: dict[str, list[float]] = {name: [] for name in CYCLES}
-    whole: list[float] = []
     for _ in range(rounds):
         for name, cycle in CYCLES.items():
             last = WARM_UP + PERIOD * cycle
@@ -135,9 +131,6 @@ def _share_table(network: str, make: Callable[[], nn.Module], shape: tuple[int, 
             steps.append(idle)
             busy = [own for place, own in enumerate(seconds) if place % PERIOD >= PERIOD - 2]
             extra[name].append((sum(busy) - len(busy) * idle) / cycle)
-        begun = Batches(shape, size, BEGINNING)
-        plain, full = (sum(seconds_of(make, begun, used)) for used in ([], _default_set()))
-        whole.append(full / plain - 1)
     table = Table("what", "every", "CPU ms", "share of the training, %", title=f"default set on {network}")
     step = statistics.median(steps)
     table.add_row("a training step", "", f"{1e3 * step:.1f}", "")
@@ -148,20 +141,11 @@ def _share_table(network: str, make: Callable[[], nn.Module], shape: tuple[int, 
         total += cost / (every * step)
         table.add_row(name, f"{every} steps", f"{1e3 * cost:.1f}", f"{100 * cost / (every * step):.2f}")
     table.add_row("all three, in a long run", "", "", f"{100 * total:.2f}")
-    table.add_row(f"whole set, steps 1 to {BEGINNING}", "", "", f"{100 * statistics.median(whole):.2f}")
     return table
 
 
 def _dense(name: str, at_steps: Sequence[int]) -> Callback:
     return getattr(callbacks, name)(every_n_steps=None, at_steps=list(at_steps), figures=False)
-
-
-def _default_set() -> list[Callback]:
-    def made(name: str) -> Callback:
-        kind = getattr(callbacks, name)
-        return kind(figures=False) if name in CYCLES else kind()
-
-    return [*map(made, DEFAULT_CALLBACKS), callbacks.StepSeed()]
 
 
 # --- idle -------------------------------------------------------------------------------------------------------------

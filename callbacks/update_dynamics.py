@@ -46,13 +46,15 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
 
     Args:
         every_n_steps: Measure at step 1 and every so many optimizer steps; set it to None to use one of the next two.
-            A measurement costs about as much as two optimizer steps, so that at 50 it stays below one percent.
+            The default is dense enough for a heat map of a short run and costs below one percent of the training of a
+            small convolutional network (benchmarks/diagnostics_cost.py).
         every_n_epochs: Measure at the last step of every n-th epoch.
         at_steps: Measure at these optimizer steps, counted from 1.
         subspaces: Number of leading singular directions whose drift is followed; 0 leaves them out.
         subspaces_every: Look at them at every so many measurements, the first included; they are most of the price.
         figures: Draw the figures; without them only scalars and the JSON file are written.
-        max_overhead: Largest share of the training time to spend; None measures whenever due.
+        max_overhead: Largest share of the training time to spend; None measures whenever due, which a resumed run does
+            at the same steps as an uninterrupted one.
         strict: Raise the error of a failed measurement instead of warning.
 
     Raises:
