@@ -23,7 +23,7 @@ demo: $(INSTALLED)  ## train a network on handwritten digits and see how its gra
 	$(BIN)/steepest fit --config configs/digits_mlp.yaml
 
 test: $(INSTALLED)  ## all quick tests
-	$(BIN)/pytest -m "not slow" -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(INSTALLED)  ## the slower tests only
 	$(BIN)/pytest -m slow -q

@@ -28,7 +28,7 @@ class LearningRateTracker(Diagnostic):
 
     name = "learning_rate"
     group = "lr"
-    charts: ClassVar[Mapping[str, Charts]] = {"training": {"learning rate": [r"lr/(?!.*_momentum$).*"]}}
+    charts: ClassVar[Mapping[str, Charts]] = {"training": {"learning rate": [r"lr/(?!range_|largest_|.*_momentum$).*"]}}
     logs_seconds = False
 
     def __init__(self, every_n_steps: int = 50, momentum: bool = False) -> None:

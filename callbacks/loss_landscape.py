@@ -59,6 +59,7 @@ class LossLandscape(Diagnostic):
     """
 
     name = "landscape"
+    group = "landscape"
     logs_seconds = False
 
     def __init__(

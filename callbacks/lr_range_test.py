@@ -57,6 +57,7 @@ class LRRangeTest(Diagnostic):
     """
 
     name = "lr_range"
+    group = "lr"
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class ObjectiveTrajectory(ReportingDiagnostic):
     """
 
     name = "trajectory"
+    group = "trajectory"
     logs_seconds = False
 
     def __init__(self, max_rows: int = 5000, figures: bool = True) -> None:

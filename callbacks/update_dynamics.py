@@ -1,13 +1,14 @@
 """Watches what the optimizer makes of the gradients."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
+from callbacks.charts import Charts
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import dynamics_figures
 from diagnostics.dynamics_recorder import DynamicsRecorder
@@ -62,6 +63,14 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
     """
 
     name = "update_dynamics"
+    group = "update"
+    charts: ClassVar[Mapping[str, Charts]] = {
+        "updates": {
+            "effective learning rate": [r"update/effective_lr\w*"],
+            "cosine to the gradient and to the step before": [r"update/cosine_\w+"],
+            "turn of the leading subspaces": [r"update/subspace_drift\w*"],
+        }
+    }
 
     def __init__(
         self,

@@ -7,7 +7,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from callbacks import GradientFlowMonitor, GradientNoiseScale, LearningRateTracker, SharpnessProbe, SpectralNormTracker
+from callbacks import (
+    GradientFlowMonitor,
+    GradientNoiseScale,
+    LearningRateTracker,
+    SharpnessProbe,
+    SpectralNormTracker,
+    UpdateDynamics,
+)
 from tests.callbacks.runs import Classifier, events, fit
 
 
@@ -37,6 +44,7 @@ def test_every_chart_shows_scalars_of_its_own_kind(tmp_path):
         SharpnessProbe(every_n_steps=2),
         SpectralNormTracker(every_n_steps=2),
         GradientNoiseScale(every_n_steps=2),
+        UpdateDynamics(every_n_steps=1),
     )
     tags = events(run)
     drawn = {
@@ -61,7 +69,7 @@ def test_a_module_adds_charts_of_its_own(tmp_path):
 
     run = fit(tmp_path, Charted(), LearningRateTracker())
     assert charts(Path(str(run.log_dir))) == {
-        "training": {"loss": ["train/loss$"], "learning rate": [r"lr/(?!.*_momentum$).*$"]}
+        "training": {"loss": ["train/loss$"], "learning rate": [r"lr/(?!range_|largest_|.*_momentum$).*$"]}
     }
 
 

@@ -161,7 +161,7 @@ def test_loaders(tmp_path):
 
 def test_images_and_labels_must_fit_together(tmp_path):
     files = contents()
-    files[FILES[1]] = gzip.compress(encode(torch.zeros(7, dtype=torch.uint8)))
+    files[FILES[1]] = gzip.compress(encode(torch.zeros(7, dtype=torch.uint8)), mtime=0)
     write(tmp_path, files)
     with pytest.raises(ValueError, match="30 images but 7 labels"):
         MNIST(tmp_path, validation_size=0).setup("fit")
