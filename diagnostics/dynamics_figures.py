@@ -92,8 +92,8 @@ def by_layer(sample: DynamicsSample, history: LayerHistory) -> Figure:
 
     Returns:
         A figure with one axis for each kind of number; weights, scales and biases are apart, each with the first layer
-        at the top. Where a field is not measured at every sample, its newest value is shown; a logarithmic axis leaves
-        out what is not positive.
+        at the top. Where a field is not measured at every sample, its newest value is shown; on a logarithmic axis that
+        is of the newest sample with something positive.
     """
     names, borders = _rows(sample)
     columns = [column for column in COLUMNS if any(_known(history, field) for field, _, _ in column.fields)]
@@ -103,7 +103,8 @@ def by_layer(sample: DynamicsSample, history: LayerHistory) -> Figure:
         for place, (field, color, label) in enumerate(column.fields):
             table = _of(history, field, names)
             if column.logarithmic:
-                _dots(axes, _last_known(table), table, color, label)
+                positive = torch.where(table > 0, table, torch.nan)  # a schedule may end in a step that moves nothing
+                _dots(axes, _last_known(positive), positive, color, label)
             else:
                 _bars(axes, _last_known(table), table, color, label, place, len(column.fields))
         for border in borders:
