@@ -22,6 +22,7 @@ class StepProgressBar(TQDMProgressBar):
         self.seconds_between_updates = seconds_between_updates
         self._last_update = 0.0
         self._terminal = sys.stderr.isatty()
+        self._validated = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw nothing where nobody can see it."""
@@ -48,11 +49,19 @@ class StepProgressBar(TQDMProgressBar):
         self._print_epoch(trainer)
         super().on_train_end(trainer, pl_module)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that this epoch has been validated, and close the bar."""
+        self._validated = True
+        super().on_validation_end(trainer, pl_module)
+
     def _print_epoch(self, trainer: Trainer) -> None:
         if self._terminal or not trainer.is_global_zero or trainer.current_epoch == 0:
             return
+        # Lightning keeps what an earlier validation found.
+        validated, self._validated = self._validated, False
+        names = _EPOCH_METRICS if validated else _EPOCH_METRICS[:2]
         metrics = trainer.callback_metrics
-        shown = [f"{name} {float(metrics[name]):.4g}" for name in _EPOCH_METRICS if name in metrics]
+        shown = [f"{name} {float(metrics[name]):.4g}" for name in names if name in metrics]
         if shown:
             print(f"epoch {trainer.current_epoch}: {', '.join(shown)}", flush=True)
 

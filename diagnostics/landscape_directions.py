@@ -140,11 +140,13 @@ def principal_plane(snapshots: Sequence[Weights], center: Weights, count: int = 
         A plane whose `explained` are shares of the sum of squared distances from the centre.
 
     Raises:
-        ValueError: if the snapshots do not spread in so many directions.
+        ValueError: if the snapshots do not spread in so many directions, or are not finite.
     """
     gram = torch.zeros(len(snapshots), len(snapshots), dtype=torch.float64)
     for _, _, rows in _chunks(snapshots, center):
         gram += rows @ rows.T
+    if not torch.isfinite(gram).all():
+        raise ValueError("a trajectory whose weights are not finite has no principal directions: training diverged")
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
     total = float(values.sum())

@@ -191,13 +191,22 @@ def _contours(figure: Figure, axes: Axes, surface: Surface, labels: Sequence[str
     filled = axes.contourf(*surface.axes, losses, levels=levels, cmap=COLORS, norm=scale)
     axes.contour(*surface.axes, losses, levels=levels, colors="black", linewidths=0.4, alpha=0.5)
     locator = LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(7)
-    bar = figure.colorbar(filled, ax=axes, ticks=locator, format="%.3g")
+    digits = 3 if wide else _digits(locator.tick_values(low, high))
+    bar = figure.colorbar(filled, ax=axes, ticks=locator, format=f"%.{digits}g")
     bar.set_label("loss", fontsize=fontsize)
     bar.ax.minorticks_off()
     axes.set_xlabel(labels[0], fontsize=fontsize)
     axes.set_ylabel(labels[1], fontsize=fontsize)
     axes.set_xlim(surface.axes[0][0], surface.axes[0][-1])
     axes.set_ylim(surface.axes[1][0], surface.axes[1][-1])
+
+
+def _digits(ticks: NDArray[numpy.float64]) -> int:
+    """Significant digits with which the ticks are told apart, at least 3."""
+    for digits in range(3, 12):
+        if len({f"{tick:.{digits}g}" for tick in ticks}) == len(ticks):
+            return digits
+    return 12
 
 
 def _legend(axes: Axes) -> None:

@@ -212,4 +212,5 @@ def _print(landscape: Landscape, folder: Path, seconds: float) -> None:
 
 def _short(path: Path) -> str:
     """A name for a picture: of the run and the file."""
-    return f"{run_folder_of(path).name}/{path.stem}"
+    folder = run_folder_of(path)
+    return "/".join(part for part in (folder.parent.name, folder.name, path.stem) if part)

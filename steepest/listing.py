@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from steepest.one_line_parser import OneLineParser
 
@@ -57,7 +57,8 @@ def run_list(words: Sequence[str]) -> None:
         print(f"figure: {options.plot}")
         return
     last = "tangency" if options.kind == "solvers" else "options and defaults"
-    table = Table("name", "what it is", last)
+    # Cut off, an option's name is of no use.
+    table = Table("name", Column("what it is", overflow="fold"), Column(last, overflow="fold"))
     for row in rows:
         table.add_row(*map(escape, row))
     Console().print(table)

@@ -103,7 +103,7 @@ def _model(path: Path, content: dict[str, Any], config: Path | None) -> Language
     entry = read_config(config_of(path, content) if config is None else config, "model")
     model = parser.instantiate_classes(parser.parse_object(Namespace(model=entry)))["model"]
     if not isinstance(model, LanguageModel):
-        raise ValueError(f"{path} is of {type(model).__name__}: only a LanguageModel writes text")
+        raise ValueError(f"{config or path} is of {type(model).__name__}: only a LanguageModel writes text")
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:

@@ -177,6 +177,10 @@ class Trainer(lightning.Trainer):
         if batches < 1:
             raise ValueError(f"--batches must be at least 1, got {batches}")
         others = [checkpoints] if isinstance(checkpoints, str) else list(checkpoints)
+        if others and directions not in ("checkpoints", "trajectory"):
+            raise ValueError(f"--checkpoints belongs to --directions checkpoints or trajectory, not to {directions}")
+        if output_dir is not None and Path(output_dir).is_file():
+            raise ValueError(f"--output_dir: {output_dir} is a file, not a folder")
         if dimensions is None:
             dimensions = 1 if directions == "checkpoints" and len(others) == 1 else 2
         options = LandscapeOptions(directions, dimensions, normalization, resolution, reach, batch_norm, seed)

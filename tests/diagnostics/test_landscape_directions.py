@@ -105,6 +105,9 @@ def test_a_trajectory_on_a_line_spans_no_plane() -> None:
     for snapshots, spread in ((line, 1), ([center, center], 0), ([], 0)):
         with pytest.raises(ValueError, match=f"spreads in {spread} directions has no 2 principal ones"):
             principal_plane(snapshots, center)
+    broken = [torch.full_like(part, torch.nan) for part in center]
+    with pytest.raises(ValueError, match="weights are not finite"):
+        principal_plane([*line, broken], center)
 
 
 def test_planes_through_checkpoints() -> None:

@@ -47,6 +47,14 @@ def test_the_trajectory_and_other_weights_are_drawn_where_they_are() -> None:
     numpy.testing.assert_array_equal(lines["the weights"], [[0.0, 0.0]])
 
 
+def test_the_color_bar_tells_losses_apart_that_differ_little() -> None:
+    figure = draw(surface(lambda a, b: 2.28 + 0.02 * a), LABELS, "", "")["contour"]
+    render(figure)
+    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert len(labels) > 3
+    assert len(set(labels)) == len(labels)
+
+
 def test_a_curve_shows_its_values_and_gaps() -> None:
     axis = grid_axis(-1, 1, 9)
     losses = numpy.where(axis > 0.8, math.inf, axis**2 + 1)

@@ -298,6 +298,15 @@ def test_trainer_feature(steepest, tiny, runs, words):
         assert "epoch 1: train/epoch_loss" in outcome.out
 
 
+def test_a_line_of_an_epoch_that_was_not_validated_repeats_no_validation(steepest, tiny):
+    words = ["--trainer.max_epochs", -1, "--trainer.max_steps", 5, "--trainer.enable_progress_bar", "true"]
+    outcome = steepest("fit", "--config", tiny, *words)
+    first, second = (line for line in outcome.out.splitlines() if line.startswith("epoch "))
+    assert "val/loss" in first
+    assert second.startswith("epoch 2: train/epoch_loss")
+    assert "val/" not in second
+
+
 def test_table_without_a_folder_of_loggers(steepest, tiny, runs):
     outcome = steepest("fit", "--config", tiny, "--trainer.logger", "false", "--name", "quiet")
     assert "runs/quiet/version_0" in outcome.out

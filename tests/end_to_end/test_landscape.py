@@ -105,7 +105,7 @@ def test_between_checkpoints(steepest, fitted):
     (path,) = (fitted / "runs/tiny/version_1/landscape").glob("checkpoints_*")
     report = json.loads((path / "landscape.json").read_text())
     assert report["axes"] == [[-0.5, 0.0, 0.5, 1.0, 1.5]]
-    assert report["points"] == {"version_0/last": [pytest.approx(1.0)]}
+    assert report["points"] == {"tiny/version_0/last": [pytest.approx(1.0)]}
     assert report["losses"][1] == pytest.approx(loss_of(other), rel=1e-5)
     # The first run's data order is another: on this run's batches its loss is what the second run's would be for it.
     assert report["losses"][3] != pytest.approx(report["losses"][1], rel=1e-3)
@@ -183,6 +183,8 @@ def test_wrong_inputs_are_one_line_and_leave_nothing(steepest, fitted):
             f"--ckpt_path {LAST} --directions checkpoints --checkpoints other.ckpt",
             ["belongs to another model", f"{key} has shape (3, 64) there and (8, 64) here"],
         ),
+        (f"--ckpt_path {LAST} --checkpoints other.ckpt", ["--checkpoints belongs to --directions", "not to random"]),
+        (f"--ckpt_path {LAST} --output_dir other.ckpt", ["--output_dir: other.ckpt is a file, not a folder"]),
         (f"--ckpt_path {LAST} --output_dir damaged", ["damaged/landscape.npz is not a loss landscape", "delete it"]),
     ):
         check(steepest("landscape", *QUICK * (not words.count("--resolution") and "--batches" not in words),

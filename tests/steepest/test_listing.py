@@ -43,6 +43,14 @@ def test_pattern(steepest):
     assert "sgd" not in out
 
 
+@pytest.mark.parametrize("kind", ["optimizers", "callbacks", "models"])
+def test_nothing_is_cut_off_in_a_narrow_terminal(steepest, monkeypatch, kind):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = steepest("list", kind).out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def names(out: str) -> list[str]:
     rows = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
     return [name for name in rows if name]

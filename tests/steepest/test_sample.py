@@ -69,7 +69,10 @@ WRONG = [
     (["--ckpt_path", CHECKPOINT, "--device", "abacus"], "--device 'abacus' is not to be had here"),
     (["--ckpt_path", CHECKPOINT, "--config", "none.yaml"], "--config: there is no file none.yaml"),
     (["--ckpt_path", CHECKPOINT, "--config", "other.yaml"], "do not fit the model of the config"),
-    (["--ckpt_path", CHECKPOINT, "--config", "images.yaml"], "only a LanguageModel writes text"),
+    (
+        ["--ckpt_path", CHECKPOINT, "--config", "images.yaml"],
+        "images.yaml is of ImageClassifier: only a LanguageModel writes text",
+    ),
     (["--ckpt_path", "no_tokens.ckpt", "--config", "tiny.yaml"], "does not say what its tokens are"),
 ]
 
