@@ -21,6 +21,7 @@ Mode = Literal["range", "envelope"]
 
 FACTORS = (1e-4, 1e3)  # of a range test, on each group's own learning rate
 ENVELOPE = (1e-3, 2.0)  # learning rates of an envelope
+VALUES = 12
 
 
 class LRRangeTest(Diagnostic):
@@ -41,7 +42,7 @@ class LRRangeTest(Diagnostic):
         factors: Range of multiples of each group's own learning rate, by default [1e-4, 1e3] with mode "range".
         rates: Instead, the range of the first group's learning rate; by default [1e-3, 2] with mode "envelope".
         steps: Optimizer steps: of the whole range, or at each learning rate of an envelope; at least 2.
-        values: Learning rates of an envelope, at least 2.
+        values: Learning rates of an envelope, at least 2; by default 12.
         spacing: "exponential" (equal ratios) or "linear".
         seeds: Seeds of data order and dropout, each with a curve of its own; None takes the run's seed.
         smoothing: Weight of the past in the moving average of the loss, in [0, 1).
@@ -65,7 +66,7 @@ class LRRangeTest(Diagnostic):
         factors: tuple[float, float] | None = None,
         rates: tuple[float, float] | None = None,
         steps: int = 100,
-        values: int = 12,
+        values: int | None = None,
         spacing: Spacing = "exponential",
         seeds: Sequence[int] | None = None,
         smoothing: float = 0.9,
@@ -82,6 +83,8 @@ class LRRangeTest(Diagnostic):
             raise ValueError(f"factors {tuple(factors)} and rates {tuple(rates)} exclude each other: give one of them")
         if apply and mode == "envelope":
             raise ValueError("apply needs mode 'range': the largest stable learning rate is no good one to train with")
+        if values is not None and mode == "range":
+            raise ValueError(f"values {values} needs mode 'envelope': a range has as many learning rates as steps")
         if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):
             raise ValueError(f"seeds must be different numbers of at least 0, got {list(seeds)}")
         if steps < 2:
@@ -92,7 +95,7 @@ class LRRangeTest(Diagnostic):
         low, high = factors or rates or FACTORS
         self.mode: Mode = mode
         self.absolute = rates is not None
-        self.grid = grid(low, high, steps if mode == "range" else values, spacing)
+        self.grid = grid(low, high, steps if mode == "range" else VALUES if values is None else values, spacing)
         self.steps = steps
         self.seeds = None if seeds is None else list(seeds)
         self.smoothing = MovingAverage(smoothing).smoothing

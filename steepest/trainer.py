@@ -67,7 +67,7 @@ class Trainer(lightning.Trainer):
         factors: tuple[float, float] | None = None,
         rates: tuple[float, float] | None = None,
         steps: int = 100,
-        values: int = 12,
+        values: int | None = None,
         spacing: Spacing = "exponential",
         smoothing: float = 0.9,
         divergence: float = 2.0,
@@ -91,7 +91,7 @@ class Trainer(lightning.Trainer):
             factors: Range of multiples of each parameter group's own learning rate; [1e-4, 1e3] with mode range.
             rates: Instead, the range of the first group's learning rate; [1e-3, 2] with mode envelope.
             steps: Optimizer steps: of the whole range, or at each learning rate of an envelope; at least 2.
-            values: Learning rates of an envelope, at least 2.
+            values: Learning rates of an envelope, at least 2; by default 12.
             spacing: "exponential" (equal ratios) or "linear".
             smoothing: Weight of the past in the moving average of the loss, in [0, 1).
             divergence: Stop when the smoothed loss exceeds l_min + divergence * max(l_0 - l_min, |l_0| / 2).

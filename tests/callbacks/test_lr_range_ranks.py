@@ -49,7 +49,7 @@ def run(folder, test: LRRangeTest | None, options: dict[str, Any], **module: Any
 @pytest.mark.parametrize("mode", ["range", "envelope"])
 def test_both_ranks_find_the_same_and_train_on_as_without(tmp_path, mode) -> None:
     """With BatchNorm, whose buffers DDP sends around, with dropout, and more steps than an epoch has."""
-    test = LRRangeTest(mode=mode, steps=14, values=3, seeds=[0, 1])
+    test = LRRangeTest(mode=mode, steps=14, values=3 if mode == "envelope" else None, seeds=[0, 1])
     first, second = run(tmp_path / "watched", test, TWO_RANKS)
     plain = run(tmp_path / "plain", None, TWO_RANKS)
     assert first == second

@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("mode", ["range", "envelope"])
 def test_the_fit_is_the_same_to_the_bit(tmp_path, case, mode) -> None:
     make, options = CASES[case]
-    test = LRRangeTest(mode=mode, steps=12, values=2, seeds=[0, 5], figures=False)
+    test = LRRangeTest(mode=mode, steps=12, values=2 if mode == "envelope" else None, seeds=[0, 5], figures=False)
     watched, plain = make(), make()
     fit(tmp_path, watched, test, data=shuffled(), **options)
     fit(None, plain, data=shuffled(), **options)
@@ -392,6 +392,7 @@ def test_workers_of_the_fit_go_on(workers) -> None:
         ({"stop_ratio": 1.0}, "stop_ratio must be above 1"),
         ({"rates": (0.1, 1.0), "factors": (0.1, 1.0)}, "exclude each other"),
         ({"mode": "envelope", "apply": True}, "apply needs mode 'range'"),
+        ({"values": 5}, "needs mode 'envelope'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message) -> None:
