@@ -5,7 +5,7 @@ parametrization and in muP, prints the exponent of the width of each layer, and 
 exponents after training are near 0; the standard parametrization shows what growth looks like.
 
     python scripts/coordinate_check.py --optimizer adam --lr 0.01 --output coordinate_check
-    python scripts/coordinate_check.py --network gpt2 --lr 0.005 --widths 1 2 4
+    python scripts/coordinate_check.py --network gpt2 --lr 0.005
 
 With --transfer it finds the best learning rate of each width as well: where it stays, learning rates transfer.
 """
