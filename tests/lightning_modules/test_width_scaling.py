@@ -284,17 +284,19 @@ def next_token_loss(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "lr", "tied"),
+    ("name", "lr", "tied", "base"),
     [
-        ("adamw", 0.005, True),
-        ("adamw", 0.005, False),
-        pytest.param("muon", 0.02, True, marks=pytest.mark.slow),
+        ("adamw", 0.005, True, 32),
+        ("adamw", 0.005, False, 32),
+        pytest.param("muon", 0.01, True, 64, marks=pytest.mark.slow),
     ],
 )
-def test_activations_of_gpt2_stay_flat_over_widths_in_mup_only(name: str, lr: float, tied: bool) -> None:
+def test_activations_of_gpt2_stay_flat_over_widths_in_mup_only(name: str, lr: float, tied: bool, base: int) -> None:
+    options = {**SMALL_GPT, "width": base, "tied": tied}
+
     def slopes(parametrization: Any) -> dict[str, float]:
         return coordinate_check(
-            lambda width: GPT2(**SMALL_GPT, width_mult=width, tied=tied, parametrization=parametrization),
+            lambda width: GPT2(**options, width_mult=width, parametrization=parametrization),
             lambda module: OPTIMIZERS.create(name, module, lr=lr),
             next_token_loss, sequences(4), [1, 2, 4], steps=4, seeds=range(2),
         ).slopes()  # fmt: skip
