@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.networks.checks import check_dropout, check_size, scaled_width
+from lightning_modules.networks.width_scaling import Parametrization, check_parametrization, scale_to_width
 
 Attention = Literal["fused", "math"]
 
@@ -37,6 +38,9 @@ class GPT2(nn.Module):
         tied: Whether the output layer's weight is the table of token embeddings (arXiv 1608.05859).
         attention: "fused" takes PyTorch's fastest kernel. "math" writes attention out in elementary operations, which
             every kind of differentiation goes through and which needs memory for length x length weights.
+        parametrization: "mup" keeps the best learning rate where it is at `width_mult` 1 (arXiv 2203.03466): start and
+            learning rates of wider networks are scaled, and with a tied output layer its scores are divided by how much
+            wider the network is. Attention needs no other scale, as heads keep their size.
 
     Raises:
         ValueError: if an argument is out of range or a sequence longer than `block_size`.
@@ -54,8 +58,10 @@ class GPT2(nn.Module):
         bias: bool = True,
         tied: bool = True,
         attention: Attention = "fused",
+        parametrization: Parametrization = "standard",
     ) -> None:
         super().__init__()
+        check_parametrization(parametrization)
         sizes = {"vocabulary_size": vocabulary_size, "block_size": block_size, "layers": layers, "heads": heads}
         for name, size in {**sizes, "width": width}.items():
             check_size(name, size)
@@ -64,7 +70,8 @@ class GPT2(nn.Module):
         check_dropout(dropout)
         if attention not in get_args(Attention):
             raise ValueError(f"attention {attention!r} is unknown; allowed: {', '.join(get_args(Attention))}")
-        head_size, heads = width // heads, scaled_width(heads, width_mult)
+        head_size, base_heads, base_width = width // heads, heads, width
+        heads = scaled_width(heads, width_mult)
         width = head_size * heads
 
         self.block_size = block_size
@@ -77,6 +84,12 @@ class GPT2(nn.Module):
         self._initialize(layers)
         if tied:
             self.head.weight = self.token_embedding.weight
+        # The table's deviation and learning rate are those of an input, which an output of this width is too large for.
+        self.score_divisor = width / base_width if tied and parametrization == "mup" else 1.0
+        if parametrization == "mup":
+            with torch.device("meta"):  # only the shapes are needed
+                base = GPT2(vocabulary_size, block_size, layers, base_heads, base_width, bias=bias, tied=tied)
+            scale_to_width(self, base, constant_deviation=True)
 
     def _initialize(self, layers: int) -> None:
         for name, layer in self.named_modules():
@@ -96,7 +109,9 @@ class GPT2(nn.Module):
         stream = self.embedding_dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         for block in self.blocks:
             stream = block(stream)
-        return self.head(self.final_norm(stream))
+        stream = self.final_norm(stream)
+        # Before the output layer: its scores are many more numbers than its inputs.
+        return self.head(stream if self.score_divisor == 1 else stream / self.score_divisor)
 
 
 class Block(nn.Module):

@@ -27,9 +27,10 @@ def scale_to_width(network: nn.Module, base: nn.Module, constant_deviation: bool
     map width to width fall with fan_in^-1/2, weights that map width to a fixed size with 1 / fan_in, and what has no
     wide input (first layer, tables, gains, offsets) stays as at the base width.
 
-    Optimizers scale learning rates by what is noted here, see `optim.width_scaling`. A network with attention must
-    itself divide the products of queries and keys by the features of a head over their root at the base width, and one
-    that shares a table between input and output its scores by how much wider it is.
+    Optimizers scale learning rates by what is noted here, see `optim.width_scaling`. A network whose attention heads
+    become wider (not more) must itself divide the products of queries and keys by the features of a head over their
+    root at the base width, and one that shares a table between input and output its scores by how much wider it is;
+    such a table counts as the input's.
 
     Args:
         network: Changed in place. It gets an attribute `width_ratios`: by parameter name the number of inputs of a unit
@@ -45,28 +46,32 @@ def scale_to_width(network: nn.Module, base: nn.Module, constant_deviation: bool
     layers, base_layers = dict(network.named_modules()), dict(base.named_modules())
     if list(layers) != list(base_layers):
         raise ValueError("a network and its base for muP must have the same layers, apart from their widths")
+    tables = {layer.weight for layer in layers.values() if isinstance(layer, nn.Embedding)}
     ratios: dict[str, tuple[float, float]] = {}
+    divisors: dict[nn.Parameter, float] = {}  # by parameter: what two layers share is divided once
     for place, layer in layers.items():
         of_weight = 1.0
         for name, parameter in layer.named_parameters(recurse=False):
+            is_weight = isinstance(layer, _LAYERS) and parameter.ndim >= 2 and parameter not in tables
             base_parameter = base_layers[place].get_parameter(name)
-            fans, base_fans = _fans(layer, parameter), _fans(layer, base_parameter)
+            fans, base_fans = _fans(parameter, is_weight), _fans(base_parameter, is_weight)
             fan_in, fan_out = (now / before for now, before in zip(fans, base_fans, strict=True))
             ratios[f"{place}.{name}" if place else name] = (fan_in, fan_out)
-            if isinstance(layer, _LAYERS) and parameter.ndim >= 2:
+            if is_weight:
                 of_weight = fan_in
-                if constant_deviation:
-                    parameter.div_(math.sqrt(fan_in))
-                if fan_out == 1:
-                    parameter.div_(math.sqrt(fan_in))
-            elif isinstance(layer, _LAYERS) and not constant_deviation:
-                parameter.mul_(math.sqrt(of_weight))
+                divisors[parameter] = (math.sqrt(fan_in) if constant_deviation else 1.0) * (
+                    math.sqrt(fan_in) if fan_out == 1 else 1.0
+                )
+            elif isinstance(layer, _LAYERS) and parameter.ndim < 2 and not constant_deviation:
+                divisors[parameter] = 1 / math.sqrt(of_weight)
+    for parameter, divisor in divisors.items():
+        parameter.div_(divisor)
     network.width_ratios = ratios  # type: ignore[assignment]
 
 
-def _fans(layer: nn.Module, parameter: torch.Tensor) -> tuple[int, int]:
-    """Inputs and outputs of a unit."""
+def _fans(parameter: torch.Tensor, is_weight: bool) -> tuple[int, int]:
+    """Inputs and outputs of a unit, of a layer's weight or of a table or vector."""
     if parameter.ndim < 2:
         return 1, parameter.numel()
-    outputs = parameter.shape[0] if isinstance(layer, _LAYERS) else parameter.shape[-1]
+    outputs = parameter.shape[0] if is_weight else parameter.shape[-1]
     return parameter.numel() // outputs, outputs
