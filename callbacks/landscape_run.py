@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.landscapes import Landscape, LandscapeOptions
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
@@ -76,8 +76,16 @@ def measure_landscape(
 
     Raises:
         FloatingPointError: if the loss is not finite at the module's weights.
+        MeasurementUnavailableError: if the ranks cannot share the work.
         ValueError: if directions cannot be made of what there is.
     """
+    synchronized = any(isinstance(child, nn.SyncBatchNorm) for child in pl_module.modules())
+    if trainer.world_size > 1 and synchronized and options.batch_norm == "batch":
+        # Each rank evaluates other points: one would wait for the statistics of the others for ever.
+        raise MeasurementUnavailableError(
+            "the ranks of a landscape evaluate different points, and SyncBatchNorm needs all of them at each: use "
+            "batch_norm='running', or a single process"
+        )
     batches = [move_data_to_device(batch, pl_module.device) for batch in batches]
     with probe(trainer, pl_module, batches[0], batch_norm=options.batch_norm):
         loss = _mean_loss(pl_module, batches)

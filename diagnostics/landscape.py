@@ -138,14 +138,22 @@ def fill(
                 surface.losses[index], surface.done[index] = value, True
             if not math.isfinite(surface.center):
                 raise FloatingPointError(f"the loss at the weights themselves is {surface.center}, not a finite number")
-            if ranks.rank == 0:
-                if save is not None:
+            error: Exception | None = None
+            try:
+                if ranks.rank == 0 and save is not None:
                     save(surface)
-                if progress is not None:
+                if ranks.rank == 0 and progress is not None:
                     progress(int(surface.done.sum()), surface.done.size, time.perf_counter() - start)
+            except Exception as caught:  # a full disk, say: the others must not wait for this rank
+                error = caught
             seconds = (time.perf_counter() - began) / width
             # Clocks differ between ranks, and they must stop for each other at the same points.
-            width = ranks.first(max(1, min(round(SAVE_INTERVAL / seconds), 4 * width)))
+            wider = max(1, min(round(SAVE_INTERVAL / seconds), 4 * width))
+            width, failed = ranks.first((wider, error is not None))
+            if error is not None:
+                raise error
+            if failed:
+                raise RuntimeError("the landscape could not be written on rank zero")
 
 
 def _evaluate(
