@@ -62,7 +62,8 @@ class LayerHistory:
         """One field, of shape (steps, names); NaN where it was not measured."""
         if field not in self.fields:
             return torch.full((len(self), len(self.names)), torch.nan)
-        return self._table[:, self.fields.index(field)]
+        place = self.fields.index(field)
+        return torch.stack([row[place] for row in self._rows]) if self._rows else torch.empty(0, len(self.names))
 
     def table(self) -> dict[str, Any]:
         """Names, steps and fields as plain lists."""
