@@ -3,8 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diagnostics.artifacts import write_atomically
+from diagnostics.guards import values_restored
 from diagnostics.landscape_directions import Plane, Weights
 
 SAVE_INTERVAL = 2.0  # seconds of work that a kill may cost
@@ -197,17 +197,6 @@ def move(tensors: Weights, center: Weights, plane: Plane, place: Sequence[float]
     for coordinate, direction in zip(place, plane.directions, strict=True):
         if coordinate != 0.0:
             torch._foreach_add_(list(tensors), direction, alpha=coordinate)
-
-
-@contextmanager
-def values_restored(tensors: Weights) -> Iterator[list[Tensor]]:
-    """Yield copies of the tensors' values and put them back on exit, whatever happens."""
-    kept = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield kept
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(list(tensors), kept)
 
 
 def _from_origin(surface: Surface) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.curvature import CurvatureUnavailableError
+from diagnostics.guards import values_restored
 from diagnostics.updates import optimizer_parameters
 
 
@@ -56,14 +57,10 @@ class StepRecorder:
 @contextmanager
 def weights_at(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
     """Give the parameters other values for a while, and their own back, to the bit, on exit."""
-    own = [parameter.detach().clone() for parameter in parameters]
-    try:
+    with values_restored(parameters):
         with torch.no_grad():
             torch._foreach_copy_(list(parameters), list(values))
         yield
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(list(parameters), own)
 
 
 def trained_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> list[nn.Parameter]:
