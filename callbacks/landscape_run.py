@@ -35,7 +35,7 @@ from diagnostics.landscape_directions import (
     principal_plane,
     random_plane,
 )
-from diagnostics.trajectory import FewSnapshots, Snapshot, Trajectory, fitting
+from diagnostics.trajectory import FewSnapshots, NamedWeights, Trajectory, fitting
 from diagnostics.updates import plain_name
 
 MARGIN = 0.3  # of what a plane must show, on each side
@@ -56,7 +56,7 @@ def measure_landscape(
     batches: Sequence[Any],
     options: LandscapeOptions,
     *,
-    others: Mapping[str, Snapshot] | None = None,
+    others: Mapping[str, NamedWeights] | None = None,
     trajectory: Trajectory | None = None,
     file: Callable[[str], Path | None] = lambda fingerprint: None,
     progress: Report | None = None,
@@ -126,7 +126,7 @@ class _Maker:
         pl_module: LightningModule,
         batches: Sequence[Any],
         options: LandscapeOptions,
-        others: Mapping[str, Snapshot],
+        others: Mapping[str, NamedWeights],
         trajectory: Trajectory | None,
     ) -> None:
         self.pl_module = pl_module
