@@ -10,6 +10,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from diagnostics.artifacts import write_atomically
+
 
 class Checkpoints(Checkpoint):
     """Keeps `checkpoints/last.ckpt` and `checkpoints/best.ckpt` in the run folder, each written atomically.
@@ -55,10 +57,7 @@ class Checkpoints(Checkpoint):
             return
         target = self._folder / "best.ckpt"
         if trainer.is_global_zero and Path(self._parent_best).is_file() and not target.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            partial = target.with_suffix(".partial")
-            shutil.copyfile(self._parent_best, partial)
-            partial.replace(target)
+            write_atomically(target, lambda temporary: shutil.copyfile(self._parent_best, temporary))
         self.best_model_path = str(target)
 
     def on_train_batch_end(

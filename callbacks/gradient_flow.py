@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from callbacks.charts import Charts
+from callbacks.loss_scale import gradient_scale
 from callbacks.probe import probe
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import figures
@@ -144,10 +145,8 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         layer = None
         if due:
-            # Optimizers that unscale by themselves (fused ones) have not done so yet.
-            unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
             try:
-                flow = gradient_flow(named, gradient_scale=scaler.get_scale() if scaler and unscales else 1.0)
+                flow = gradient_flow(named, gradient_scale=gradient_scale(trainer, optimizer))
             except Exception as error:  # raised again in `measure`, where all ranks can agree on what to do
                 self._error = error
             else:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.landscapes import Landscape, LandscapeOptions
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
@@ -35,7 +35,7 @@ from diagnostics.landscape_directions import (
     principal_plane,
     random_plane,
 )
-from diagnostics.trajectory import FewSnapshots, Snapshot, Trajectory, fitting
+from diagnostics.trajectory import FewSnapshots, NamedWeights, Trajectory, fitting
 from diagnostics.updates import plain_name
 
 MARGIN = 0.3  # of what a plane must show, on each side
@@ -56,7 +56,7 @@ def measure_landscape(
     batches: Sequence[Any],
     options: LandscapeOptions,
     *,
-    others: Mapping[str, Snapshot] | None = None,
+    others: Mapping[str, NamedWeights] | None = None,
     trajectory: Trajectory | None = None,
     file: Callable[[str], Path | None] = lambda fingerprint: None,
     progress: Report | None = None,
@@ -76,8 +76,16 @@ def measure_landscape(
 
     Raises:
         FloatingPointError: if the loss is not finite at the module's weights.
+        MeasurementUnavailableError: if the ranks cannot share the work.
         ValueError: if directions cannot be made of what there is.
     """
+    synchronized = any(isinstance(child, nn.SyncBatchNorm) for child in pl_module.modules())
+    if trainer.world_size > 1 and synchronized and options.batch_norm == "batch":
+        # Each rank evaluates other points: one would wait for the statistics of the others for ever.
+        raise MeasurementUnavailableError(
+            "the ranks of a landscape evaluate different points, and SyncBatchNorm needs all of them at each: use "
+            "batch_norm='running', or a single process"
+        )
     batches = [move_data_to_device(batch, pl_module.device) for batch in batches]
     with probe(trainer, pl_module, batches[0], batch_norm=options.batch_norm):
         loss = _mean_loss(pl_module, batches)
@@ -118,7 +126,7 @@ class _Maker:
         pl_module: LightningModule,
         batches: Sequence[Any],
         options: LandscapeOptions,
-        others: Mapping[str, Snapshot],
+        others: Mapping[str, NamedWeights],
         trajectory: Trajectory | None,
     ) -> None:
         self.pl_module = pl_module

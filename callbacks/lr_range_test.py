@@ -118,6 +118,7 @@ class LRRangeTest(Diagnostic):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Test, write, and apply the suggestion if asked to."""
+        super().on_train_start(trainer, pl_module)  # the first diagnostic writes the charts of all, and this one is it
         if self._done:
             return
         with self.timed():

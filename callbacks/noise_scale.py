@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.charts import Charts
+from callbacks.loss_scale import gradient_scale, loss_scale
 from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import noise_scale_figures
@@ -163,14 +164,10 @@ class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
             gradients = [p.grad for _, p in optimizer_parameters(pl_module, optimizer) if p.grad is not None]
             if not recorder.squares or not gradients:
                 return
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            loss_scale = scaler.get_scale() if scaler is not None else 1.0
-            # The sum of this rank's parts, each divided by `accumulate_grad_batches`, averaged over the ranks; fused
-            # optimizers have not taken the loss scale out of it yet.
-            unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
+            # The sum of this rank's parts, each divided by `accumulate_grad_batches`, averaged over the ranks.
             accumulated = trainer.accumulate_grad_batches
-            mean_factor = accumulated / len(recorder.squares) / (loss_scale if unscales else 1.0)
-            squares = torch.stack(recorder.squares) * (accumulated / loss_scale) ** 2
+            mean_factor = accumulated / len(recorder.squares) / gradient_scale(trainer, optimizer)
+            squares = torch.stack(recorder.squares) * (accumulated / loss_scale(trainer)) ** 2
             mean = square_norm(gradients).to(squares) * mean_factor**2
             self._collected = torch.cat([squares, mean[None]]), recorder.sizes
 

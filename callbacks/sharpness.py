@@ -160,7 +160,7 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the optimizers' steps."""
         super().on_train_start(trainer, pl_module)
-        self._recorder = StepRecorder(trainer.optimizers, wanted=lambda: self.due_after_step(trainer))
+        self._recorder = StepRecorder(trainer.optimizers, lambda: self.due_after_step(trainer), self.timed)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -173,6 +173,7 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
     def measure(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> dict[str, float]:
         """Measure where the step was taken from; keep the measurement and return its numbers."""
         assert self._recorder is not None
+        self._recorder.check()
         try:
             sharpness = self._measured(trainer, pl_module, batch, self._recorder)
         except CurvatureUnavailableError as error:

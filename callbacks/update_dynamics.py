@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
 from callbacks.charts import Charts
+from callbacks.loss_scale import gradient_scale
 from callbacks.reporting import ReportingDiagnostic
 from diagnostics import dynamics_figures
 from diagnostics.dynamics_recorder import DynamicsRecorder
@@ -133,10 +134,7 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
         """Note the gradients if it is due, before they are clipped or a closure is evaluated again."""
         if self._recorder is not None and self.due_after_step(trainer):
             with self.timed():
-                scaler = getattr(trainer.precision_plugin, "scaler", None)
-                # Optimizers that unscale by themselves (fused ones) have not done so yet.
-                unscales = getattr(optimizer, "_step_supports_amp_scaling", False)
-                self._recorder.note_gradients(optimizer, scaler.get_scale() if scaler and unscales else 1.0)
+                self._recorder.note_gradients(optimizer, gradient_scale(trainer, optimizer))
 
     # --- after the optimizer step -----------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import http.client
-import os
 import urllib.request
-import uuid
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from datamodules.atomic import replacing
 
 TIMEOUT_SECONDS = 30
 
@@ -63,14 +63,11 @@ def _fetch(url: str, digest: str) -> bytes:
 
 def _store(path: Path, content: bytes) -> None:
     """Write a file in one step: it is complete or not there, also with several processes at work."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise _not_written(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _not_written(path: Path, error: OSError) -> OSError:

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.guards import hooks_removed, measurement_mode
+
 Batch = tuple[Tensor, Tensor]
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -130,15 +132,8 @@ def _activations(module: nn.Module, layers: Mapping[str, nn.Module], inputs: Ten
         return hook
 
     handles = [layer.register_forward_hook(measure(name)) for name, layer in layers.items()]
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
+    with hooks_removed(handles), measurement_mode(module, "running"):
         module(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for child, mode in modes.items():
-            child.training = mode
     unused = [name for name in layers if name not in found]
     if unused:
         raise ValueError(f"layer {unused[0]!r} takes no part in the network's forward pass")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.curvature_outputs import network_outputs
+from diagnostics.guards import values_restored
 
 Matrix = Literal["hessian", "gauss_newton"]
 Memory = Literal["retain", "recompute"]
@@ -102,13 +103,9 @@ class Curvature:
         self._graphs.clear()
 
         def shifted() -> Tensor:
-            weights = [parameter.detach().clone() for parameter in self.parameters]
-            with torch.no_grad():
-                try:
-                    torch._foreach_add_(self.parameters, self.split(shift))
-                    return torch.stack([loss() for loss in self.losses]).mean().reshape(1)
-                finally:
-                    torch._foreach_copy_(self.parameters, weights)
+            with torch.no_grad(), values_restored(self.parameters):
+                torch._foreach_add_(self.parameters, self.split(shift))
+                return torch.stack([loss() for loss in self.losses]).mean().reshape(1)
 
         return float(self._over_ranks(shifted, 1))
 

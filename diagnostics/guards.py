@@ -50,14 +50,15 @@ def buffers_restored(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def parameters_restored(module: nn.Module) -> Iterator[None]:
-    """Give every parameter of `module` its values back on exit; costs one copy of the parameters."""
-    saved = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
+def values_restored(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Give tensors, such as parameters, their values back on exit, to the bit; yields the copies that this costs."""
+    tensors = list(tensors)
+    kept = [tensor.detach().clone() for tensor in tensors]
     try:
-        yield
+        yield kept
     finally:
-        for parameter, values in saved:
-            _overwrite(parameter, values)
+        with torch.no_grad():
+            torch._foreach_copy_(tensors, kept)
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def differentiable_kernels() -> Iterator[None]:
 
 @contextmanager
 def undisturbed(module: nn.Module, batch_norm: BatchNormMode = "batch") -> Iterator[None]:
-    """All of the above, except for the copy of the parameters: what a measurement needs around its passes.
+    """All of the above, except for the copies of `values_restored`: what a measurement needs around its passes.
 
     Take gradients with `torch.autograd.grad`: `backward` would also start the reduction hooks of
     DistributedDataParallel.

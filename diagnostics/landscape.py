@@ -3,8 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diagnostics.artifacts import write_atomically
+from diagnostics.guards import values_restored
 from diagnostics.landscape_directions import Plane, Weights
 
 SAVE_INTERVAL = 2.0  # seconds of work that a kill may cost
@@ -138,14 +138,22 @@ def fill(
                 surface.losses[index], surface.done[index] = value, True
             if not math.isfinite(surface.center):
                 raise FloatingPointError(f"the loss at the weights themselves is {surface.center}, not a finite number")
-            if ranks.rank == 0:
-                if save is not None:
+            error: Exception | None = None
+            try:
+                if ranks.rank == 0 and save is not None:
                     save(surface)
-                if progress is not None:
+                if ranks.rank == 0 and progress is not None:
                     progress(int(surface.done.sum()), surface.done.size, time.perf_counter() - start)
+            except Exception as caught:  # a full disk, say: the others must not wait for this rank
+                error = caught
             seconds = (time.perf_counter() - began) / width
             # Clocks differ between ranks, and they must stop for each other at the same points.
-            width = ranks.first(max(1, min(round(SAVE_INTERVAL / seconds), 4 * width)))
+            wider = max(1, min(round(SAVE_INTERVAL / seconds), 4 * width))
+            width, failed = ranks.first((wider, error is not None))
+            if error is not None:
+                raise error
+            if failed:
+                raise RuntimeError("the landscape could not be written on rank zero")
 
 
 def _evaluate(
@@ -189,17 +197,6 @@ def move(tensors: Weights, center: Weights, plane: Plane, place: Sequence[float]
     for coordinate, direction in zip(place, plane.directions, strict=True):
         if coordinate != 0.0:
             torch._foreach_add_(list(tensors), direction, alpha=coordinate)
-
-
-@contextmanager
-def values_restored(tensors: Weights) -> Iterator[list[Tensor]]:
-    """Yield copies of the tensors' values and put them back on exit, whatever happens."""
-    kept = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield kept
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(list(tensors), kept)
 
 
 def _from_origin(surface: Surface) -> list[tuple[int, ...]]:

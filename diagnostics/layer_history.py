@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.thinned_rows import ThinnedRows
 
-class LayerHistory:
+
+class LayerHistory(ThinnedRows[Tensor]):
     """Samples by optimizer step, each some fields of every layer.
 
-    Above `max_rows` samples every second one is dropped, so that the whole run stays covered. Layers and fields may
+    Layers and fields may
     come and go between samples (unfreezing, several optimizers): what was not measured is NaN.
 
     Args:
@@ -27,16 +29,9 @@ class LayerHistory:
     """
 
     def __init__(self, fields: Sequence[str] = (), max_rows: int = 2000) -> None:
-        if max_rows < 2:
-            raise ValueError(f"max_rows must be at least 2, got {max_rows}")
-        self.max_rows = max_rows
+        super().__init__(max_rows)
         self.fields = list(fields)
         self.names: list[str] = []
-        self.steps: list[int] = []
-        self._rows: list[Tensor] = []  # each (fields, names)
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
     def add(self, step: int, names: Sequence[str], values: Mapping[str, Sequence[float] | None]) -> None:
         """Add a sample.
@@ -51,18 +46,14 @@ class LayerHistory:
         for field, numbers in values.items():
             if numbers is not None:
                 row[self.fields.index(field), : len(names)] = torch.tensor(numbers)
-        self.steps.append(step)
-        self._rows.append(row)
-        if len(self) > self.max_rows:
-            # Counted from the newest, which always stays.
-            self.steps = self.steps[::-2][::-1]
-            self._rows = self._rows[::-2][::-1]
+        self._keep(step, row)
 
     def __getitem__(self, field: str) -> Tensor:
         """One field, of shape (steps, names); NaN where it was not measured."""
         if field not in self.fields:
             return torch.full((len(self), len(self.names)), torch.nan)
-        return self._table[:, self.fields.index(field)]
+        place = self.fields.index(field)
+        return torch.stack([row[place] for row in self._rows]) if self._rows else torch.empty(0, len(self.names))
 
     def table(self) -> dict[str, Any]:
         """Names, steps and fields as plain lists."""

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from diagnostics.noise_scale import NoiseSample, NoiseScale
+from diagnostics.thinned_rows import ThinnedRows
 
 FIELDS = ("scale", "low", "high", "gradient_square", "trace", "half_difference", "batch_size", "part_size")
 
 
-class NoiseHistory:
+class NoiseHistory(ThinnedRows[list[float]]):
     """Averages after each measurement, by optimizer step.
-
-    Above `max_rows` rows every second one is dropped, so that the whole run stays covered.
 
     Args:
         max_rows: Most rows to keep, at least 2.
@@ -21,24 +20,12 @@ class NoiseHistory:
     """
 
     def __init__(self, max_rows: int = 2000) -> None:
-        if max_rows < 2:
-            raise ValueError(f"max_rows must be at least 2, got {max_rows}")
-        self.max_rows = max_rows
-        self.steps: list[int] = []
-        self._rows: list[list[float]] = []
-
-    def __len__(self) -> int:
-        return len(self.steps)
+        super().__init__(max_rows)
 
     def append(self, step: int, sample: NoiseSample, result: NoiseScale) -> None:
         """Add a measurement and what the average says with it."""
         found = {**vars(sample), **vars(result)}  # the average's values of |G|² and tr(S)
-        self.steps.append(step)
-        self._rows.append([float(found[field]) for field in FIELDS])
-        if len(self) > self.max_rows:
-            # Counted from the newest, which always stays.
-            self.steps = self.steps[::-2][::-1]
-            self._rows = self._rows[::-2][::-1]
+        self._keep(step, [float(found[field]) for field in FIELDS])
 
     def __getitem__(self, field: str) -> list[float]:
         """One of `FIELDS`, a number for each step."""

@@ -67,6 +67,8 @@ class ObjectivePath:
         """Add a copy of the weights after a step."""
         if len(self._steps) > 1 and self._steps[-1] % self.stride:
             del self._steps[-1], self._points[-1]  # it was only there as the newest
+        if self._points and self._points[0].device != weights.device:  # of a checkpoint, which a GPU run goes on with
+            self._points = [point.to(weights.device) for point in self._points]
         self._steps.append(step)
         self._points.append(weights.detach().flatten().clone())
         while len(self) > self.max_rows:

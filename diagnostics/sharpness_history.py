@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from diagnostics.sharpness import Sharpness
+from diagnostics.thinned_rows import ThinnedRows
 
 FIELDS = (
     "loss", "gradient_norm", "products", "threshold", "preconditioned", "ratio", "directional_ratio", "rise",
 )  # fmt: skip
 
 
-class SharpnessHistory:
-    """Measurements by optimizer step; what was not measured is NaN.
-
-    Above `max_rows` measurements every second one is dropped, so that the whole run stays covered.
+class SharpnessHistory(ThinnedRows[list[float]]):
+    """Measurements by optimizer step, each the fields, trace and its error, then the eigenvalues; NaN: not measured.
 
     Args:
         max_rows: Most measurements to keep, at least 2.
@@ -26,28 +25,16 @@ class SharpnessHistory:
     """
 
     def __init__(self, max_rows: int = 2000) -> None:
-        if max_rows < 2:
-            raise ValueError(f"max_rows must be at least 2, got {max_rows}")
-        self.max_rows = max_rows
-        self.steps: list[int] = []
-        self._rows: list[list[float]] = []  # the fields, trace and its error, then the eigenvalues
+        super().__init__(max_rows)
         self._count = 0
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
     def append(self, step: int, sharpness: Sharpness) -> None:
         """Add a measurement."""
         fields = [getattr(sharpness, field) for field in FIELDS]
         fields += [None, None] if sharpness.trace is None else [sharpness.trace.value, sharpness.trace.error]
         row = [math.nan if value is None else float(value) for value in fields]
-        self.steps.append(step)
-        self._rows.append(row + list(sharpness.eigenvalues))
         self._count = max(self._count, len(sharpness.eigenvalues))
-        if len(self) > self.max_rows:
-            # Counted from the newest, which always stays.
-            self.steps = self.steps[::-2][::-1]
-            self._rows = self._rows[::-2][::-1]
+        self._keep(step, row + list(sharpness.eigenvalues))
 
     def __getitem__(self, field: str) -> list[float]:
         """One of the fields of `Sharpness` that are numbers, "trace" or "trace_error", at every step."""

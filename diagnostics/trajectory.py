@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diagnostics.artifacts import write_atomically
 
-Snapshot = Mapping[str, Tensor]
+NamedWeights = Mapping[str, Tensor]
 
 
 class Trajectory:
@@ -41,7 +41,7 @@ class Trajectory:
         self.steps: list[int] = []
         self._kept: dict[int, dict[str, Tensor]] = {}
 
-    def add(self, step: int, weights: Snapshot | None) -> None:
+    def add(self, step: int, weights: NamedWeights | None) -> None:
         """Append a snapshot of a later step than the last; a process that only counts along passes None."""
         if weights is not None:
             if self.folder is None:
@@ -57,7 +57,7 @@ class Trajectory:
                 if self.folder is not None:
                     snapshot_path(self.folder, step).unlink(missing_ok=True)
 
-    def load(self, step: int) -> Snapshot:
+    def load(self, step: int) -> NamedWeights:
         """The weights of one of `steps`.
 
         Raises:
@@ -107,7 +107,7 @@ class FewSnapshots(Sequence[list[Tensor]]):
         shapes: Name and value of the weights at the end of the trajectory, in order: what the snapshots must fit.
     """
 
-    def __init__(self, trajectory: Trajectory, shapes: Snapshot) -> None:
+    def __init__(self, trajectory: Trajectory, shapes: NamedWeights) -> None:
         self.trajectory = trajectory
         self.shapes = shapes
 
@@ -121,7 +121,7 @@ class FewSnapshots(Sequence[list[Tensor]]):
         return fitting(self.trajectory.load(step), self.shapes, f"the snapshot of step {step}")
 
 
-def fitting(weights: Snapshot, shapes: Snapshot, name: str) -> list[Tensor]:
+def fitting(weights: NamedWeights, shapes: NamedWeights, name: str) -> list[Tensor]:
     """The tensors of `weights` that `shapes` names, in its order.
 
     Raises:
@@ -151,13 +151,13 @@ def recorded(folder: Path, until: int) -> Trajectory:
     return trajectory
 
 
-def save_snapshot(path: Path, step: int, weights: Snapshot) -> None:
+def save_snapshot(path: Path, step: int, weights: NamedWeights) -> None:
     """Write weights to a file."""
     content = {"step": step, "weights": {name: weight.detach().cpu().clone() for name, weight in weights.items()}}
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
-def load_snapshot(path: Path) -> Snapshot:
+def load_snapshot(path: Path) -> NamedWeights:
     """Map the weights in a file into memory: only what is used is read.
 
     Raises:

@@ -4,17 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.checkpoints import read_checkpoint
-from steepest.completion import INJECTED
+from steepest.commands import COMMANDS
 
-# A resumed run must go on with all of these; an evaluation only needs the same model.
-_COMPARED = {
-    "fit": ("model", "data", *INJECTED, "seed_everything"),
-    "validate": ("model",),
-    "test": ("model",),
-    "predict": ("model",),
-    "lr_range_test": ("model", *INJECTED),
-    "landscape": ("model",),
-}
 # Where files lie and how fast the network runs do not make another run.
 _IRRELEVANT = (".data_dir", ".download", ".encoding_dir", ".sample_length", ".compile")
 
@@ -25,7 +16,7 @@ def check_checkpoint(path: Path, chosen: dict[str, Any], command: str) -> dict[s
     Args:
         path: The checkpoint.
         chosen: Options of this command as plain values: model, data, seed_everything, optimizer, schedule and so on.
-        command: "fit" compares everything, other commands the model.
+        command: Its name; see `Command.compared`.
 
     Returns:
         What the resumed run notes of its parent: the checkpoint's path and step.
@@ -38,7 +29,7 @@ def check_checkpoint(path: Path, chosen: dict[str, Any], command: str) -> dict[s
     stored = content.get("steepest", {}).get("chosen")
     if stored is not None:
         differences: list[str] = []
-        for key in _COMPARED[command]:
+        for key in COMMANDS[command].compared:
             differences += _differences(key, stored.get(key), chosen.get(key))
         if differences:
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""

@@ -23,7 +23,7 @@ from callbacks.probe import MeasurementUnavailableError
 from diagnostics.artifacts import save_figure, save_json
 from diagnostics.curvature import CurvatureUnavailableError
 from diagnostics.landscape_figures import animation, draw
-from diagnostics.trajectory import Snapshot, Trajectory, fitting, recorded
+from diagnostics.trajectory import NamedWeights, Trajectory, fitting, recorded
 from steepest.checkpoint_config import run_folder_of
 
 NEWS_INTERVAL = 5.0  # seconds between lines about the progress
@@ -61,7 +61,7 @@ def run_landscape(
         folder = home / "landscape" / name if output_dir is None else Path(output_dir)
         return folder / "landscape.npz"
 
-    def gathered() -> tuple[dict[str, Snapshot], Trajectory | None]:
+    def gathered() -> tuple[dict[str, NamedWeights], Trajectory | None]:
         states = {_short(path): read_checkpoint(path) for path in map(Path, others)}
         if len(states) < len(others):
             raise ValueError(f"--checkpoints must name different files, got {', '.join(others)}")
@@ -96,7 +96,7 @@ def run_landscape(
 
 def _gathered(
     options: LandscapeOptions, states: dict[str, dict[str, Any]], home: Path, checkpoint: Path, module: Any
-) -> tuple[dict[str, Snapshot], Trajectory | None]:
+) -> tuple[dict[str, NamedWeights], Trajectory | None]:
     """Other weights and the trajectory that the options need."""
     weights = {name: content["state_dict"] for name, content in states.items()}
     if options.directions == "checkpoints" and len(weights) != options.dimensions:

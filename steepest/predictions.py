@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from diagnostics.artifacts import write_atomically
 from steepest.trainer import Trainer
 
 
@@ -14,8 +15,6 @@ def write_predictions(trainer: Trainer, batches: Any) -> None:
         return
     rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
     target = Path(trainer.log_dir) / f"predictions{rank}.pt"
-    partial = target.with_suffix(".partial")
-    torch.save(batches, partial)
-    partial.replace(target)
+    write_atomically(target, lambda temporary: torch.save(batches, temporary))
     if trainer.is_global_zero:
         print(f"predictions: {target}")

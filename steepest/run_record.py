@@ -17,6 +17,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from diagnostics.artifacts import write_atomically
 from steepest import __version__
 from steepest.explanation import write_explanation
 
@@ -141,10 +142,8 @@ class RunRecord(SaveConfigCallback):
         self.record["seconds"] = round(self.seconds, 3)
         self.record["global_step"] = trainer.global_step
         self.record["epochs"] = trainer.current_epoch
-        target = Path(folder) / "run.json"
-        partial = target.with_suffix(".partial")
-        partial.write_text(json.dumps(self.record, indent=2, allow_nan=True) + "\n")
-        partial.replace(target)
+        text = json.dumps(self.record, indent=2, allow_nan=True) + "\n"
+        write_atomically(Path(folder) / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from callbacks import (
     GradientFlowMonitor,
     GradientNoiseScale,
     LearningRateTracker,
+    LRRangeTest,
     SharpnessProbe,
     SpectralNormTracker,
     UpdateDynamics,
@@ -71,6 +72,12 @@ def test_a_module_adds_charts_of_its_own(tmp_path):
     assert charts(Path(str(run.log_dir))) == {
         "training": {"loss": ["train/loss$"], "learning rate": [r"lr/(?!range_|largest_|.*_momentum$).*$"]}
     }
+
+
+@pytest.mark.parametrize("before", [[], [LRRangeTest(steps=2, figures=False)]])
+def test_charts_are_written_once_whichever_diagnostic_comes_first(tmp_path, before):
+    run = fit(tmp_path, Classifier(), *before, LearningRateTracker(), GradientFlowMonitor(every_n_steps=1))
+    assert charts(Path(str(run.log_dir)))["training"].keys() == {"learning rate"}
 
 
 @pytest.mark.parametrize("callbacks", [[], [LearningRateTracker()]])

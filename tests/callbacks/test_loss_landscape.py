@@ -1,6 +1,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from callbacks.landscape_run import measure_landscape
 from callbacks.landscapes import Landscape, LandscapeOptions
 from callbacks.loss_landscape import LossLandscape
+from callbacks.probe import MeasurementUnavailableError
 from diagnostics.landscape import load_surface
 from tests.callbacks.runs import Classifier, events, fit, loader, network, warnings_of
 
@@ -200,3 +202,10 @@ def test_wrong_options() -> None:
     ):
         with pytest.raises(ValueError, match=expected):
             LossLandscape(**options)
+
+
+def test_ranks_do_not_share_a_grid_that_needs_all_of_them_at_each_point() -> None:
+    # DistributedDataParallel takes SyncBatchNorm on GPUs only; it must be refused before anything is evaluated.
+    trainer: Any = SimpleNamespace(world_size=2)
+    with pytest.raises(MeasurementUnavailableError, match="SyncBatchNorm"):
+        measure_landscape(trainer, Classifier(nn.SyncBatchNorm(6)), BATCHES, LandscapeOptions())

@@ -12,9 +12,9 @@ from diagnostics.guards import (
     differentiable_kernels,
     gradients_set_aside,
     measurement_mode,
-    parameters_restored,
     rng_restored,
     undisturbed,
+    values_restored,
 )
 
 
@@ -82,7 +82,7 @@ def test_buffers_and_random_state_are_restored_after_an_error() -> None:
 def test_parameters_get_their_values_back() -> None:
     module = nn.Linear(3, 3)
     before = module.weight.detach().clone()
-    with parameters_restored(module):
+    with values_restored(module.parameters()):
         nn.init.zeros_(module.weight)
     assert torch.equal(module.weight, before)
 

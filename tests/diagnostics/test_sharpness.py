@@ -1,4 +1,6 @@
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -411,3 +413,21 @@ def test_the_spectrum_integrates_to_one() -> None:
     grid, values = torch.tensor(curve.get_xdata()), torch.tensor(curve.get_ydata())
     assert float(torch.trapezoid(values, grid)) == pytest.approx(1.0, rel=1e-3)
     assert figure.axes[0].get_title(loc="left") == "Spectrum of the Hessian at step 7"
+
+
+def test_a_step_that_cannot_be_recorded_is_taken_all_the_same() -> None:
+    @contextmanager
+    def exhausted() -> Iterator[None]:
+        raise MemoryError("no room for a copy of the weights")
+        yield
+
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    recorder = StepRecorder([optimizer], wanted=lambda: True, timed=exhausted)
+    weight.sum().backward()
+    optimizer.step()
+    assert weight.tolist() == [0.5, 0.5]
+    with pytest.raises(MemoryError, match="no room"):
+        recorder.check()
+    recorder.check()
+    assert recorder.groups == {}

@@ -19,9 +19,8 @@ TWO_RANKS: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "use_distribu
 class Sharing(Classifier):
     """Both ranks load the same batch of eight; each takes its half; writes what each rank drew."""
 
-    def __init__(self, folder: Path, fails_on: int | None = None, normalized: bool = False) -> None:
+    def __init__(self, folder: Path, fails_on: int | None, middle: nn.Module) -> None:
         torch.manual_seed(0)
-        middle = nn.BatchNorm1d(8) if normalized else nn.Identity()
         super().__init__(nn.Sequential(nn.Linear(6, 8), middle, nn.Tanh(), nn.Linear(8, 3)), torch.optim.SGD, lr=0.05)
         self.folder, self.fails_on = folder, fails_on
         self.evaluated = 0
@@ -50,14 +49,15 @@ class Sharing(Classifier):
         (self.folder / f"rank{self.trainer.global_rank}.json").write_text(json.dumps(report))
 
 
-def run(folder: Path, directions: Any, fails_on: int | None = None, **options: Any) -> list[dict[str, Any]]:
+def run(
+    folder: Path, directions: Any, fails_on: int | None = None, middle: nn.Module | None = None, **options: Any
+) -> list[dict[str, Any]]:
     folder.mkdir(parents=True)
     callback = LossLandscape(
         2, directions=directions, resolution=5, probe_batch=8, strict=fails_on is None, figures=False, max_snapshots=4
     )
-    normalized = options.pop("normalized", False)
     with warnings_of("LossLandscape"):
-        fit(folder, Sharing(folder, fails_on, normalized), callback, max_epochs=2, **options)
+        fit(folder, Sharing(folder, fails_on, middle or nn.Identity()), callback, max_epochs=2, **options)
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
 
 
@@ -76,8 +76,17 @@ def test_two_ranks_draw_what_one_draws(tmp_path, directions) -> None:
 
 
 def test_with_batch_normalization_nothing_hangs(tmp_path) -> None:
-    first, second = run(tmp_path / "pair", "eigenvectors", normalized=True, **TWO_RANKS)
+    first, second = run(tmp_path / "pair", "eigenvectors", middle=nn.BatchNorm1d(8), **TWO_RANKS)
     assert first["losses"] == second["losses"]
+
+
+def test_a_file_that_cannot_be_written_leaves_no_rank_waiting(tmp_path, monkeypatch) -> None:
+    def full(surface: Any, path: Path) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("callbacks.landscape_run.save_surface", full)
+    reports = run(tmp_path / "pair", "random", fails_on=7, **TWO_RANKS)
+    assert [report["losses"] for report in reports] == [None, None]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
