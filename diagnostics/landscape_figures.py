@@ -201,7 +201,7 @@ def _contours(figure: Figure, axes: Axes, surface: Surface, labels: Sequence[str
     axes.set_ylim(surface.axes[1][0], surface.axes[1][-1])
 
 
-def _digits(ticks: NDArray[numpy.float64]) -> int:
+def _digits(ticks: Sequence[float]) -> int:
     """Significant digits with which the ticks are told apart, at least 3."""
     for digits in range(3, 12):
         if len({f"{tick:.{digits}g}" for tick in ticks}) == len(ticks):
