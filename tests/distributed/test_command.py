@@ -50,7 +50,11 @@ def start_long_run(folder: Path, *words: str):
         folder, "--trainer.max_epochs", "10000", "--trainer.enable_progress_bar", "false", *words
     )
     last = folder / "runs" / "small" / "version_0" / "checkpoints" / "last.ckpt"
-    wait_for(lambda: last.exists() or process.poll() is not None)
+    try:
+        wait_for(lambda: last.exists() or process.poll() is not None, 180)  # busy machines import slowly
+    except TimeoutError:
+        os.killpg(process.pid, signal.SIGKILL)  # it would train for hours beside the other tests
+        raise
     return process, {local_rank: pid for pid, local_rank in session(process).items()}
 
 
