@@ -16,7 +16,6 @@ import io
 import logging
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -27,6 +26,7 @@ import torchvision
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from marked_batches import MarkedBatches
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -43,26 +43,8 @@ PERIOD = 4  # steps from one measurement to the next, two of which have nothing 
 WARM_UP = 8  # steps before the clock starts, where caches and lazy states settle
 
 
-class Batches:
-    """The same batches over and over; notes the CPU time when each step begins."""
-
-    def __init__(self, shape: tuple[int, ...], size: int, steps: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.batches = [
-            (torch.randn(size, *shape, generator=generator), torch.randint(0, 10, (size,), generator=generator))
-            for _ in range(4)
-        ]
-        self.steps = steps
-        self.marks: list[float] = []
-
-    def __len__(self) -> int:
-        return self.steps + 1
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.marks = []
-        for step in range(self.steps + 1):
-            self.marks.append(time.process_time())
-            yield self.batches[step % len(self.batches)]
+class Batches(MarkedBatches):
+    """Batches that tell the time of each step."""
 
     def seconds(self, first: int) -> list[float]:
         """CPU time of each step from the one of this number on, counted from 1."""

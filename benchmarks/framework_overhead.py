@@ -15,9 +15,8 @@ import io
 import logging
 import statistics
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from lightning import LightningModule
 from lightning import Trainer as LightningTrainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from marked_batches import MarkedBatches
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -41,31 +41,12 @@ WARM_UP = 60  # steps before the clock starts: past the first logging step
 SCALARS = ("loss", "accuracy", "confidence", "entropy", "margin")
 
 
-class Batches:
-    """The same batches over and over; notes the CPU time when step `WARM_UP` and the last step begin."""
-
-    def __init__(self, shape: tuple[int, ...], size: int, steps: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.batches = [
-            (torch.randn(size, *shape, generator=generator), torch.randint(0, 10, (size,), generator=generator))
-            for _ in range(8)
-        ]
-        self.steps = steps
-        self.marks: list[float] = []
-
-    def __len__(self) -> int:
-        return self.steps + 1
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.marks = []
-        for step in range(self.steps + 1):
-            if step in (WARM_UP, self.steps):
-                self.marks.append(time.process_time())
-            yield self.batches[step % len(self.batches)]
+class Batches(MarkedBatches):
+    """Batches that tell the time of a step, from step `WARM_UP` to the last."""
 
     @property
     def seconds_per_step(self) -> float:
-        return (self.marks[1] - self.marks[0]) / (self.steps - WARM_UP)
+        return (self.marks[self.steps] - self.marks[WARM_UP]) / (self.steps - WARM_UP)
 
 
 class Plain(LightningModule):
