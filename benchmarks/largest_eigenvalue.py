@@ -125,7 +125,7 @@ def ours(problem: Problem) -> tuple[float, int]:
 
 def pyhessian(tolerance: float) -> Contestant:
     def run(problem: Problem) -> tuple[float, int]:
-        from pyhessian import hessian
+        from pyhessian import hessian  # pyright: ignore[reportMissingImports]
 
         count = 0
 
@@ -150,7 +150,7 @@ def pyhessian(tolerance: float) -> Contestant:
 
 def eigenthings(problem: Problem) -> tuple[float, int]:
     # Its default of two products for one eigenvalue is 90 % off; asked for the digits that are compared here.
-    from hessian_eigenthings import HessianOperator, lanczos, supervised_loss
+    from hessian_eigenthings import HessianOperator, lanczos, supervised_loss  # pyright: ignore[reportMissingImports]
 
     loss = supervised_loss(nn.CrossEntropyLoss())
     operator = HessianOperator(problem.network, [(problem.inputs, problem.labels)], loss)
@@ -160,7 +160,7 @@ def eigenthings(problem: Problem) -> tuple[float, int]:
 
 def scipy_over_curvlinops(tolerance: float) -> Contestant:
     def run(problem: Problem) -> tuple[float, int]:
-        from curvlinops import HessianLinearOperator
+        from curvlinops import HessianLinearOperator  # pyright: ignore[reportMissingImports]
 
         linalg: Any = importlib.import_module("scipy.sparse.linalg")
 
