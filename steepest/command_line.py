@@ -1,6 +1,7 @@
 """The commands that build a model, data and a trainer: LightningCLI in our shape."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from steepest.parsing import (
 )
 from steepest.predictions import write_predictions
 from steepest.processes import (
+    ENDS_WITH_PARENT,
     RankLauncher,
     end_with_parent,
     is_started_by_rank_zero,
@@ -47,7 +49,7 @@ from steepest.trainer_options import check_precision, check_trainer_options
 def run(words: Sequence[str]) -> None:
     """Parse and run one of the commands that need a trainer."""
     quiet()
-    if is_started_by_rank_zero():
+    if is_started_by_rank_zero() or ENDS_WITH_PARENT in os.environ:
         end_with_parent()
     CommandLine(words)
 

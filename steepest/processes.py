@@ -26,6 +26,9 @@ from steepest.cli import BAD_INPUT, exit_code, is_from_users_code, one_line
 # Folder in which the started ranks leave their error for rank zero to print.
 ERRORS = "STEEPEST_ERRORS"
 
+# Set for a command that is to end when the process that started it is gone.
+ENDS_WITH_PARENT = "STEEPEST_ENDS_WITH_PARENT"
+
 GRACE = 10.0  # seconds for rank zero to notice a dead rank by itself and write its figures
 PATIENCE = 5.0  # seconds in which the rank that broke a connection is seen to be dead
 FAREWELL = 60.0  # seconds for the other ranks to end after rank zero is done
