@@ -19,6 +19,7 @@ from steepest.commands import COMMANDS
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
 from steepest.injection import check_clipping, configures_itself, inject
 from steepest.lr_range import print_findings
+from steepest.orphans import ENDS_WITH_PARENT, end_with_parent
 from steepest.own_options import add_options
 from steepest.parsing import (
     MissingOptionsError,
@@ -30,9 +31,7 @@ from steepest.parsing import (
 )
 from steepest.predictions import write_predictions
 from steepest.processes import (
-    ENDS_WITH_PARENT,
     RankLauncher,
-    end_with_parent,
     is_started_by_rank_zero,
     leave_error_to_rank_zero,
     watch_ranks,
@@ -49,8 +48,10 @@ from steepest.trainer_options import check_precision, check_trainer_options
 def run(words: Sequence[str]) -> None:
     """Parse and run one of the commands that need a trainer."""
     quiet()
-    if is_started_by_rank_zero() or ENDS_WITH_PARENT in os.environ:
+    if is_started_by_rank_zero():
         end_with_parent()
+    elif ENDS_WITH_PARENT in os.environ:
+        end_with_parent(int(os.environ[ENDS_WITH_PARENT]))
     CommandLine(words)
 
 

@@ -26,9 +26,6 @@ from steepest.cli import BAD_INPUT, exit_code, is_from_users_code, one_line
 # Folder in which the started ranks leave their error for rank zero to print.
 ERRORS = "STEEPEST_ERRORS"
 
-# Set for a command that is to end when the process that started it is gone.
-ENDS_WITH_PARENT = "STEEPEST_ENDS_WITH_PARENT"
-
 GRACE = 10.0  # seconds for rank zero to notice a dead rank by itself and write its figures
 PATIENCE = 5.0  # seconds in which the rank that broke a connection is seen to be dead
 FAREWELL = 60.0  # seconds for the other ranks to end after rank zero is done
@@ -190,18 +187,6 @@ def leave_error_to_rank_zero(error: BaseException) -> None:
         partial.write_text(json.dumps({"message": one_line(error), "code": code, "lost_connection": lost}))
         partial.replace(partial.with_suffix(".json"))
     raise SystemExit(code)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone, also in the middle of waiting for another rank."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
 @contextlib.contextmanager

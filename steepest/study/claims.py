@@ -22,9 +22,9 @@ def claimed(folder: Path, key: str) -> Iterator[bool]:
     """
     path = result_path(folder, key).with_name("lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(blocking=False)
     except Timeout:
         yield False
         return

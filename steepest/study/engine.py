@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
+from steepest.orphans import end_with_parent
 from steepest.study.gpus import claim_gpu
 
 Task = TypeVar("Task")
@@ -164,10 +165,8 @@ class LokyBackend:
 def _start_worker(gpus: Sequence[str]) -> None:
     # Ctrl-C reaches all processes of a terminal: the one that was started by hand ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    claim_gpu(gpus)
-    from steepest.processes import end_with_parent
-
     end_with_parent()
+    claim_gpu(gpus)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Which process trains on which GPU."""
 
+import itertools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -20,22 +21,23 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",")][:count] if named else [str(index) for index in range(count)]
 
 
-def claim_gpu(gpus: Sequence[str], folder: Path | None = None) -> None:
+def claim_gpu(gpus: Sequence[str]) -> None:
     """Let this process see one GPU only: one that no other process of a study on this machine has claimed.
 
     If all are taken, they are shared evenly. It must come before CUDA starts in the process.
 
     Args:
         gpus: The names to choose from; without any nothing happens.
-        folder: Where the claims are kept; by default the machine's folder of temporary files.
     """
-    folder = Path(tempfile.gettempdir(), f"steepest-gpus-{os.getuid()}") if folder is None else folder
-    for share in range(len(gpus) and 64):
+    if not gpus:
+        return
+    folder = Path(tempfile.gettempdir(), f"steepest-gpus-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    for share in itertools.count():
         for gpu in gpus:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{gpu.replace('/', '_')}.{share}.lock", blocking=False)
+            lock = FileLock(folder / f"{gpu.replace('/', '_')}.{share}.lock")
             try:
-                lock.acquire()
+                lock.acquire(blocking=False)
             except Timeout:
                 continue
             _CLAIMS.append(lock)

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steepest.cli import INTERRUPTED, exit_code, is_from_users_code, message_of
+from steepest.orphans import ENDS_WITH_PARENT
 from steepest.study.isolation import isolated, output_into
 from steepest.study.plan import Trial
 from steepest.study.results import TrialResult, result_path, write_result
@@ -32,6 +34,7 @@ from steepest.study.run_files import (
 from steepest.study.trial_words import data_words, needs_own_process, run_place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ERROR = re.compile(r"steepest.*?: error: (?P<line>.+)|(?:\[rank\d+\]: )?(?P<exception>(?:\w+\.)*\w+(?:Error|Exception): .+)")
 _LEAST_SPACE = 2**20  # bytes; with less, whatever a run stumbles over is the disk's fault
 
 
@@ -126,9 +129,7 @@ def _run_here(words: Sequence[str], log: Path) -> Ending:
 
 
 def _run_apart(words: Sequence[str], log: Path, gpus: str | None) -> Ending:
-    from steepest.processes import ENDS_WITH_PARENT
-
-    environment = {**os.environ, ENDS_WITH_PARENT: "1", "STEEPEST_TRACEBACK": "1"}
+    environment = {**os.environ, ENDS_WITH_PARENT: str(os.getpid()), "STEEPEST_TRACEBACK": "1"}
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpus
     with log.open("ab") as file:
@@ -145,9 +146,14 @@ def _run_apart(words: Sequence[str], log: Path, gpus: str | None) -> Ending:
     if code == 0:
         return Ending()
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.partition("error: ")[2] for line in lines if line.startswith("steepest: error: ")]
-    unsaid = f"killed by signal {-code}" if code < 0 else next((line for line in reversed(lines) if line.strip()), "")
-    return Ending(said[-1] if said else unsaid, diverged=any("FloatingPointError" in line for line in lines))
+    killed = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return Ending(_last_error(lines) or killed, diverged=any("FloatingPointError" in line for line in lines))
+
+
+def _last_error(lines: Sequence[str]) -> str | None:
+    """What a command, or the traceback of one of its ranks, said last about why it ended."""
+    errors = (_ERROR.match(line) for line in lines)
+    return next((match["line"] or match["exception"] for match in reversed(list(errors)) if match), None)
 
 
 def _full_disk(error: BaseException | None) -> OSError | None:

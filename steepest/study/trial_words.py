@@ -28,7 +28,7 @@ def safe_name(text: str) -> str:
 
     What a file system or TensorBoard's filter could stumble over becomes `_`; then a digest keeps two such names apart.
     """
-    name = re.sub(r"[^\w.+=,@-]", "_", text, flags=re.ASCII).lstrip(".")
+    name = re.sub(r"[^\w.+=,@-]+", "_", text, flags=re.ASCII).lstrip(".")
     if name == text and len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
