@@ -8,7 +8,7 @@ from steepest.study.capacity import default_jobs, gpus_for, threads_of
 from steepest.study.engine import Backend, LokyBackend
 from steepest.study.environment import write_environment
 from steepest.study.plan import Trial
-from steepest.study.shard import Shard
+from steepest.study.shard import WHOLE, Shard
 from steepest.study.trial_words import device_count
 
 BACKENDS = ("loky", "ray")
@@ -33,7 +33,7 @@ class RunOptions:
     jobs: int | None = None
     backend: str = "loky"
     address: str | None = None
-    shard: Shard = Shard(1, 1)
+    shard: Shard = WHOLE
     data_dir: Path | None = None
     retry: bool = False
 

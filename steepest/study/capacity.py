@@ -20,7 +20,7 @@ def gpus_for(trials: Sequence[Trial]) -> list[str]:
 
 
 def default_jobs(trials: Sequence[Trial], gpus: Sequence[str]) -> int:
-    """Trials at a time: one for each GPU, else as many as cores and free memory allow, and never more than there are."""
+    """Trials at a time: one for each GPU, else as many as cores and free memory allow; never more than there are."""
     devices = max((device_count(trial.words) for trial in trials), default=1)
     room = len(gpus) if gpus else cpu_count()
     jobs = room // devices

@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib import import_module
 from typing import Any
 
 CONNECTING = 10.0  # seconds to wait for a cluster's answer
@@ -29,7 +30,7 @@ class RayBackend:
 
     def __init__(self, address: str | None, jobs: int | None, threads: int, gpus: int) -> None:
         try:
-            import ray
+            ray: Any = import_module("ray")
         except ImportError as error:
             raise ValueError("--backend ray needs Ray: pip install 'steepest[cluster]'") from error
         self._ray = ray
@@ -39,7 +40,7 @@ class RayBackend:
         possible = int(room.get("GPU", 0)) // gpus if gpus else int(room.get("CPU", 1)) // threads
         self.jobs = max(1, possible) if jobs is None else jobs
         # A trial is repeated by the study, if at all, and not unnoticed.
-        self._options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0}
+        self._options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0}
         self._functions: dict[Callable, Any] = {}
 
     def submit(self, function: Callable[[Any], Any], task: Any) -> Future:

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,8 +102,8 @@ def _write_report(folder: Path) -> None:
 
 
 def _print_counts(results: Sequence[TrialResult]) -> None:
-    counts = {status: sum(result.status == status for result in results) for status in ("finished", "diverged", "failed")}
-    print(", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no trials")
+    counts = Counter(result.status for result in results)
+    print(", ".join(f"{counts[status]} {status}" for status in ("finished", "diverged", "failed") if counts[status]))
 
 
 def _log(folder: Path, result: TrialResult) -> Path:

@@ -72,9 +72,7 @@ def _table(study: Study, tuning: Sequence[Trial], finals: int) -> Table:
     return table
 
 
-def _print_commands(
-    console: Console, title: str, trials: Sequence[Trial], done: set[str], options: RunOptions
-) -> None:
+def _print_commands(console: Console, title: str, trials: Sequence[Trial], done: set[str], options: RunOptions) -> None:
     for trial in options.shard.share(trials):
         words = ["steepest", "fit", *trial.words, *data_words(trial.words, options.data_dir)]
         mark = "done  " if trial.key in done else "to do "

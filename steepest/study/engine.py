@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
@@ -98,7 +98,9 @@ class Engine:
             else:
                 suspects.extend(task for task, _ in lost)
 
-    def _until_break(self, function: Callable[[Task], Any], queue: deque[Task], width: int) -> Iterator[tuple[Task, Any]]:
+    def _until_break(
+        self, function: Callable[[Task], Any], queue: deque[Task], width: int
+    ) -> Iterator[tuple[Task, Any]]:
         """Work off the queue, up to a death that breaks the backend."""
         running: dict[Future, Task] = {}
         broken = False
@@ -132,7 +134,7 @@ class LokyBackend:
         gpus: Names of GPUs for `CUDA_VISIBLE_DEVICES`, of which each process takes one; none for none.
     """
 
-    deaths = (BrokenProcessPool,)
+    deaths: tuple[type[BaseException], ...] = (cast(type[BaseException], BrokenProcessPool),)
     shared_fate = True
 
     def __init__(self, jobs: int, threads: int, gpus: Sequence[str] = ()) -> None:

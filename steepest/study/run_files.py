@@ -51,8 +51,8 @@ def with_clock(curves: Mapping[str, Curve]) -> dict[str, list[list[Any]]]:
 
 def last_values(curves: Mapping[str, Curve], record: Mapping[str, Any]) -> dict[str, float]:
     """The last value of every scalar; those that only the record of the run has, such as of a test, come from there."""
-    metrics = record.get("metrics", {})
-    return {**{name: float(value) for name, value in metrics.items()}, **{k: curve[-1][1] for k, curve in curves.items()}}
+    last = {name: float(value) for name, value in record.get("metrics", {}).items()}
+    return last | {name: curve[-1][1] for name, curve in curves.items()}
 
 
 def read_record(run_folder: Path) -> dict[str, Any]:

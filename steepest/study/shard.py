@@ -25,6 +25,9 @@ class Shard:
         return [trial for trial in trials if trial.key in mine]
 
 
+WHOLE = Shard(1, 1)
+
+
 def parse_shard(text: str | None) -> Shard:
     """The share named by `i/n`; without one the whole.
 
@@ -32,7 +35,7 @@ def parse_shard(text: str | None) -> Shard:
         ValueError: if it is not of this form with 1 <= i <= n.
     """
     if text is None:
-        return Shard(1, 1)
+        return WHOLE
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--shard must be i/n with 1 <= i <= n, such as 2/8, got {text!r}")

@@ -34,7 +34,9 @@ from steepest.study.run_files import (
 from steepest.study.trial_words import data_words, needs_own_process, run_place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_ERROR = re.compile(r"steepest.*?: error: (?P<line>.+)|(?:\[rank\d+\]: )?(?P<exception>(?:\w+\.)*\w+(?:Error|Exception): .+)")
+_ERROR = re.compile(
+    r"steepest.*?: error: (?P<line>.+)|(?:\[rank\d+\]: )?(?P<exception>(?:\w+\.)*\w+(?:Error|Exception): .+)"
+)
 _LEAST_SPACE = 2**20  # bytes; with less, whatever a run stumbles over is the disk's fault
 
 

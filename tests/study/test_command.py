@@ -145,11 +145,13 @@ def test_a_terminal_gets_a_bar_below_the_lines() -> None:
     console.file.close()
     text = console.export_text()
     assert "1/2  SGD, seed 3: accuracy 0.5 (2.0 s)" in text
-    assert "trials" in text and "1/2 2 s left" in text
+    assert "trials" in text
+    assert "1/2 2 s left" in text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (7200, "2.0 h"), (1e6, "11.6 days")]
+    ("seconds", "words"),
+    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (7200, "2.0 h"), (1e6, "11.6 days")],
 )
 def test_times_are_in_words(seconds, words) -> None:
     assert in_words(seconds) == words

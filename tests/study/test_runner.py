@@ -42,7 +42,8 @@ def undisturbed(tmp_path_factory) -> Path:
     code, out, err = study_command(folder, *run_words())
     assert (code, err) == (0, "")
     lines = [line for line in out.splitlines() if "seed" in line]
-    assert len(lines) == 8 and lines[-1].startswith("8/8")
+    assert len(lines) == 8
+    assert lines[-1].startswith("8/8")
     assert sum("tuning: " in line for line in lines) == 4
     assert "8 finished" in out
     return folder
@@ -72,7 +73,8 @@ def test_what_is_done_is_not_done_again(undisturbed) -> None:
     before = {path: path.stat().st_mtime_ns for path in (undisturbed / FOLDER).rglob("*") if path.is_file()}
     code, out, err = study_command(undisturbed, "resume", FOLDER, "--report", "false")
     assert (code, err) == (0, "")
-    assert "seed" not in out and "8 finished" in out
+    assert "seed" not in out
+    assert "8 finished" in out
     assert before == {path: path.stat().st_mtime_ns for path in (undisturbed / FOLDER).rglob("*") if path.is_file()}
 
 
@@ -170,7 +172,8 @@ def test_failed_trials_are_rows_and_run_again_when_asked_to(tmp_path) -> None:
     before = results(tmp_path)
     (tmp_path / "broken").unlink()
     code, out, err = study_command(tmp_path, "resume", FOLDER, "--report", "false")
-    assert code == 1 and "seed" not in out
+    assert code == 1
+    assert "seed" not in out
     code, out, err = study_command(tmp_path, "resume", FOLDER, "--report", "false", "--retry")
     assert (code, err) == (0, "")
     assert len([line for line in out.splitlines() if "seed" in line]) == 2

@@ -103,7 +103,8 @@ def test_a_finished_trial_has_every_scalar_and_its_place(folder, run) -> None:
     assert "runs_dir" not in result.command
     assert 0 < result.seconds < 100
     log = (folder / "s/trials" / trial.key / "output.log").read_text()
-    assert log.startswith("$ steepest fit --config tiny.yaml") and "validation accuracy" in log
+    assert log.startswith("$ steepest fit --config tiny.yaml")
+    assert "validation accuracy" in log
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,8 @@ def test_endings_are_told_apart(folder, run, changes, status, error, diverged_at
         log = (folder / "s/trials" / trial.key / "output.log").read_text()
         assert result.error.split()[-1] in log
     if "callbacks" in changes:
-        assert "Traceback" in log and "own.py" in log
+        assert "Traceback" in log
+        assert "own.py" in log
 
 
 @pytest.mark.parametrize(("callback", "error"), [("Interrupting", KeyboardInterrupt), ("Full", OSError)])
@@ -143,7 +145,9 @@ def test_what_is_nobodys_result_leaves_none_and_is_cleared_away(folder, run, cal
     runs = folder / "s/runs/final/optimizer=SGD/seed_0"
     assert [path.name for path in runs.iterdir()] == ["version_0"]
     (runs / "version_0/left.txt").write_text("of the first attempt")
-    (folder / "own.py").write_text(DISTURBING.replace("raise KeyboardInterrupt", "pass").replace("raise OSError", "pass #"))
+    (folder / "own.py").write_text(
+        DISTURBING.replace("raise KeyboardInterrupt", "pass").replace("raise OSError", "pass #")
+    )
     sys.modules.pop("own")
     result = run(trial, folder / "s")
     assert result.status == "finished"
@@ -176,7 +180,8 @@ def test_a_reused_process_gives_the_numbers_of_a_fresh_one(folder) -> None:
     assert numbers(reused)["history"] == {
         name: [(step, value) for step, _, value in rows] for name, rows in fresh.items() if "seconds" not in name
     }
-    assert "val/accuracy" in fresh and len(fresh["train/loss"]) == 4
+    assert "val/accuracy" in fresh
+    assert len(fresh["train/loss"]) == 4
 
 
 @pytest.mark.slow
