@@ -229,5 +229,5 @@ def _too_few(first: str, second: str, counts: tuple[int, int], test: Test) -> st
 def _without_scatter(x: numpy.ndarray, y: numpy.ndarray, test: Test) -> bool:
     """Whether chance plays no part, so that any difference is certain: no t-test exists there."""
     if test == "paired":
-        return float(numpy.ptp(x - y)) <= 1e-14 * float(numpy.max(numpy.abs([x, y])))
+        return is_constant(x - y, size=float(numpy.max(numpy.abs([x, y]))))
     return is_constant(x) and is_constant(y)

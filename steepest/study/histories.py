@@ -66,7 +66,7 @@ def history_records(result: TrialResult) -> list[dict[str, float | int | None]]:
 
 
 def _rate_names(history: dict[str, list[Any]]) -> list[str]:
-    """Scalars that are learning rates, without the range test's and the groups' other options (`lr/<name>_momentum`)."""
+    """Scalars that are learning rates: not the range test's, nor the groups' other options (`lr/<name>_momentum`)."""
     names = [name for name in history if re.match(r"lr/(?!range_|largest_)", name)]
     return [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
 

@@ -108,9 +108,7 @@ def sensitivity(
     # Costs: smaller is better, and what may not be chosen is infinite.
     sign = -1.0 if mode == "max" else 1.0
     strict = any(each.count and not each.diverged for each in summaries)
-    costs = [
-        sign * each.mean if each.count and not (strict and each.diverged) else math.inf for each in summaries
-    ]
+    costs = [sign * each.mean if each.count and not (strict and each.diverged) else math.inf for each in summaries]
     best = min(range(len(costs)), key=lambda place: costs[place], default=None)
     if best is None or math.isinf(costs[best]):
         return Sensitivity(values, summaries, None, False, math.nan, (), False)
@@ -154,9 +152,10 @@ def curves(
             continue
         others = {name: label for name, label in result.labels.items() if name != axis}
         label = ", ".join(others.values()) if by is None else result.labels[by]
-        value = number(result.labels[axis] if axis in result.labels else result.point[axis])
+        given = result.labels.get(axis, result.point.get(axis))
+        value = number(given)
         if value is None:
-            raise ValueError(f"the values of {axis} must be numbers, not {result.labels.get(axis, result.point.get(axis))}")
+            raise ValueError(f"the values of {axis} must be numbers, not {given}")
         found.setdefault(label, {}).setdefault(value, []).append(result.value(metric))
     return found
 

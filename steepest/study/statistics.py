@@ -60,9 +60,9 @@ def summarize(values: Sequence[float], method: Literal["t", "bootstrap"] = "t", 
     mean, median = float(finished.mean()), float(numpy.median(finished))
     if count == 1:
         return Summary(mean, math.nan, 1, math.nan, math.nan, median, diverged)
+    deviation = float(finished.std(ddof=1))
     if is_constant(finished):
         return Summary(median, 0.0, count, median, median, median, diverged)
-    deviation = float(finished.std(ddof=1))
     if method == "t":
         margin = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
         return Summary(mean, deviation, count, mean - margin, mean + margin, median, diverged)
@@ -77,9 +77,18 @@ def summarize(values: Sequence[float], method: Literal["t", "bootstrap"] = "t", 
     return Summary(mean, deviation, count, float(interval.low), float(interval.high), median, diverged)
 
 
-def is_constant(values: Sequence[float] | numpy.ndarray) -> bool:
-    """Whether numbers, at least one and all finite, differ by no more than their rounding."""
-    return float(numpy.ptp(values)) <= 1e-14 * float(numpy.max(numpy.abs(values)))
+def is_constant(values: Sequence[float] | numpy.ndarray, size: float | None = None) -> bool:
+    """Whether numbers, at least one and all finite, differ by no more than rounding.
+
+    Args:
+        values: The numbers.
+        size: Of what was rounded, if not of the numbers themselves: of the terms of differences, for example.
+
+    Returns:
+        Also True for differences below 1e-100, whose powers a test statistic could not hold.
+    """
+    size = float(numpy.max(numpy.abs(values))) if size is None else size
+    return float(numpy.ptp(values)) <= max(1e-14 * size, 1e-100)
 
 
 def spread(values: Sequence[float]) -> float:

@@ -95,7 +95,9 @@ def test_all_pairs_are_corrected_together_and_those_not_testable_left_out() -> N
     assert list(comparisons) == list(itertools.combinations(groups, 2))
     tested = [comparisons[pair] for pair in (("a", "b"), ("a", "c"), ("b", "c"))]
     assert [each.adjusted_p_value for each in tested] == holm([each.p_value for each in tested])
-    assert comparisons["one", "none"].reason == "not testable: 2 finished runs each are needed, one has 1 and none has 0"
+    assert (
+        comparisons["one", "none"].reason == "not testable: 2 finished runs each are needed, one has 1 and none has 0"
+    )
     assert comparisons["a", "one"].difference == pytest.approx(0.414)
     for pair, each in comparisons.items():
         assert math.isnan(each.p_value) is math.isnan(each.adjusted_p_value) is bool({"one", "none"} & {*pair})
@@ -118,8 +120,7 @@ def test_laws_of_comparisons(values, test) -> None:
     groups = {str(place): each for place, each in enumerate(values)}
     forward = {frozenset((each.first, each.second)): each for each in compare_pairs(groups, test=test)}
     backward = {
-        frozenset((each.first, each.second)): each
-        for each in compare_pairs(dict(reversed(groups.items())), test=test)
+        frozenset((each.first, each.second)): each for each in compare_pairs(dict(reversed(groups.items())), test=test)
     }
     for pair, each in forward.items():
         other = backward[pair]
@@ -154,7 +155,10 @@ def test_the_winner_and_those_like_it() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: compare_pairs({"a": A, "b": B}, test="anova"), "test must be welch, mann_whitney or paired, not anova"),  # type: ignore[arg-type]
+        (
+            lambda: compare_pairs({"a": A, "b": B}, test="anova"),
+            "must be welch, mann_whitney or paired, not anova",
+        ),  # type: ignore[arg-type]
         (lambda: compare_pairs({"a": A, "b": B}, confidence=1), "confidence must be above 0 and below 1, not 1"),
         (lambda: compare_pairs({"a": A, "b": B[1:]}, test="paired"), "same seeds, not {'a': 5, 'b': 4}"),
         (lambda: best({"a": A}, "largest"), "mode must be max or min, not largest"),  # type: ignore[arg-type]
