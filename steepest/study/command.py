@@ -97,7 +97,7 @@ def _write_report(folder: Path) -> None:
     from steepest.study.tables import print_summary, summary_table
 
     study = load_stored(folder)
-    print_summary(Console(soft_wrap=True), study, summary_table(study, load_results(folder)))
+    print_summary(Console(soft_wrap=True), study, summary_table(study, results_of(study, load_results(folder))))
     print(f"report  {_shown(write_report(folder))}")
 
 
