@@ -4,6 +4,7 @@ What is imported here can be named without a path on the command line: `--traine
 """
 
 from callbacks.checkpoints import Checkpoints
+from callbacks.divergence_stop import DivergenceStop
 from callbacks.gradient_flow import GradientFlowMonitor
 from callbacks.learning_rate import LearningRateTracker
 from callbacks.loss_landscape import LossLandscape
@@ -15,10 +16,12 @@ from callbacks.schedule_free import ScheduleFreeSwitch
 from callbacks.sharpness import SharpnessProbe
 from callbacks.spectral_norm import SpectralNormTracker
 from callbacks.step_seed import StepSeed
+from callbacks.training_clock import TrainingClock
 from callbacks.update_dynamics import UpdateDynamics
 
 __all__ = [
     "Checkpoints",
+    "DivergenceStop",
     "GradientFlowMonitor",
     "GradientNoiseScale",
     "LRRangeTest",
@@ -30,5 +33,6 @@ __all__ = [
     "SpectralNormTracker",
     "StepProgressBar",
     "StepSeed",
+    "TrainingClock",
     "UpdateDynamics",
 ]
