@@ -14,7 +14,7 @@ from steepest.study.backends import RunOptions
 from steepest.study.definition import Study
 from steepest.study.dry_run import print_plan
 from steepest.study.folder import folder_of, load_stored, store_study
-from steepest.study.progress import Progress
+from steepest.study.progress import Progress, count_of
 from steepest.study.reading import load_study
 from steepest.study.results import TrialResult, load_results, results_of
 from steepest.study.runner import run_study
@@ -75,7 +75,8 @@ def _run(study: Study, folder: Path, options: RunOptions, report: bool) -> None:
         fail(f"interrupted; run `steepest study resume {shlex.quote(_shown(folder))}` to go on", INTERRUPTED)
     results = results_of(study, load_results(folder))
     if missing:
-        print(f"{missing} tuning trials of other shards are missing; when they are done, the same command goes on")
+        lacking = count_of(missing, "tuning trial")
+        print(f"this share is done; {lacking} of other shares are missing: when they are there, the same command goes on")
         return
     _print_counts(results)
     if report:

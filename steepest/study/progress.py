@@ -86,6 +86,11 @@ class Progress:
             self._bar.update(self._task, total=self._total, completed=len(self._seconds), left=self.left())
 
 
+def count_of(number: int, what: str) -> str:
+    """A number of things: 1 trial, 2 trials."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def in_words(seconds: float) -> str:
     """A time as people say it: 40 s, 12 min, 3.5 h, 2.1 days."""
     if seconds < 100:

@@ -13,7 +13,7 @@ from steepest.study.claims import claimed, is_claimed
 from steepest.study.definition import Study
 from steepest.study.engine import Engine, WorkerDied
 from steepest.study.plan import Trial, cells, final_trials, tuning_trials
-from steepest.study.progress import Progress
+from steepest.study.progress import Progress, count_of
 from steepest.study.results import TrialResult, load_results, read_result, result_path, results_of
 from steepest.study.trial import record_death, run_trial
 from steepest.study.tuning import chosen_points, extensions
@@ -156,7 +156,7 @@ class _StudyRun:
         """Wait until others have run these trials; those whose process gave up are handed back."""
         waiting = list(trials)
         if waiting:
-            self.progress.say(f"{len(waiting)} trials are being run by another process; waiting for it")
+            self.progress.say(f"waiting for another process, which is running {count_of(len(waiting), 'trial')}")
         while waiting:
             for trial in list(waiting):
                 result = read_result(self.folder, trial.key)

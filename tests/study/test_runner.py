@@ -129,7 +129,7 @@ def test_shares_of_a_job_array_make_up_the_study(undisturbed, tmp_path) -> None:
     write_study(tmp_path, **TUNED)
     code, out, _ = study_command(tmp_path, *run_words("--shard", "1/2"))
     assert code == 0
-    assert "2 tuning trials of other shards are missing" in out
+    assert "2 tuning trials of other shares are missing" in out
     assert len(results(tmp_path)) == 2
     assert study_command(tmp_path, *run_words("--shard", "2/2"))[0] == 0
     assert len(results(tmp_path)) == 6  # its share of the final ones too, now that all are known
