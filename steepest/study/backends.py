@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from joblib import cpu_count
+
 from steepest.study.capacity import default_jobs, gpus_for, threads_of
 from steepest.study.engine import Backend, LokyBackend
 from steepest.study.environment import write_environment
@@ -74,7 +76,7 @@ def place(trials: Sequence[Trial], count: int, options: RunOptions) -> Placement
         from steepest.study.cluster import RayBackend
 
         devices = max((device_count(trial.words) for trial in trials), default=1)
-        threads = threads_of(1) if options.jobs == 1 else 1
+        threads = threads_of(cpu_count())  # one, unless OMP_NUM_THREADS says otherwise
         return Placement(RayBackend(options.address, options.jobs, threads, devices * bool(gpus)), threads, tuple(gpus))
     jobs = min(options.jobs or default_jobs(trials, gpus), max(1, count))
     threads = threads_of(jobs)

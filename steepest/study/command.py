@@ -76,7 +76,9 @@ def _run(study: Study, folder: Path, options: RunOptions, report: bool) -> None:
     results = results_of(study, load_results(folder))
     if missing:
         lacking = count_of(missing, "tuning trial")
-        print(f"this share is done; {lacking} of other shares are missing: when they are there, the same command goes on")
+        print(
+            f"this share is done; {lacking} of other shares are missing: the same command goes on when they are there"
+        )
         return
     _print_counts(results)
     if report:
