@@ -6,7 +6,7 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from steepest.study.capacity import default_jobs, gpus_for, threads_of
+from steepest.study.capacity import default_jobs, gpus_for, may_use_gpus, threads_of
 from steepest.study.engine import Backend, LokyBackend
 from steepest.study.environment import write_environment
 from steepest.study.plan import Trial
@@ -55,7 +55,7 @@ class Placement:
     Attributes:
         backend: The processes.
         threads: Threads of each.
-        gpus: Names of the GPUs they share.
+        gpus: Names of the GPUs they share; of a cluster none, which hands them out itself.
     """
 
     backend: Backend
@@ -71,13 +71,14 @@ def place(trials: Sequence[Trial], count: int, options: RunOptions) -> Placement
         count: Number of all that may run at a time.
         options: What was asked for.
     """
-    gpus = gpus_for(trials)
     if options.backend == "ray":
         from steepest.study.cluster import RayBackend
 
-        devices = max((device_count(trial.words) for trial in trials), default=1)
+        devices = max(device_count(trial.words) for trial in trials)
         threads = threads_of(cpu_count())  # one, unless OMP_NUM_THREADS says otherwise
-        return Placement(RayBackend(options.address, options.jobs, threads, devices * bool(gpus)), threads, tuple(gpus))
+        backend = RayBackend(options.address, options.jobs, threads, devices if may_use_gpus(trials) else 0)
+        return Placement(backend, threads, ())
+    gpus = gpus_for(trials)
     jobs = min(options.jobs or default_jobs(trials, gpus), max(1, count))
     threads = threads_of(jobs)
     return Placement(LokyBackend(jobs, threads, gpus), threads, tuple(gpus))

@@ -14,9 +14,13 @@ MEMORY_OF_A_TRIAL = 2 * 2**30  # bytes: libraries, a small data set, a small net
 
 
 def gpus_for(trials: Sequence[Trial]) -> list[str]:
-    """The GPUs that these trials will use, by name; none if they all ask for the CPU."""
-    accelerators = {trainer_option(trial.words, "accelerator") for trial in trials}
-    return [] if accelerators <= {"cpu"} else visible_gpus()
+    """The GPUs that these trials will use, by name."""
+    return visible_gpus() if may_use_gpus(trials) else []
+
+
+def may_use_gpus(trials: Sequence[Trial]) -> bool:
+    """Whether any of these trials does not ask for the CPU."""
+    return {trainer_option(trial.words, "accelerator") for trial in trials} != {"cpu"}
 
 
 def default_jobs(trials: Sequence[Trial], gpus: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ class RayBackend:
             named by RAY_ADDRESS, or starts one on this machine.
         jobs: Calls at a time; None takes as many as the cluster has room for.
         threads: Cores of each.
-        gpus: GPUs of each.
+        gpus: GPUs of each, where the cluster has any.
 
     Raises:
         ValueError: if Ray is not installed, or the address is none.
@@ -37,7 +37,8 @@ class RayBackend:
         _connect(ray, address)
         self.deaths = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
         room = ray.cluster_resources()
-        possible = int(room.get("GPU", 0)) // gpus if gpus else int(room.get("CPU", 1)) // threads
+        gpus = gpus if room.get("GPU") else 0
+        possible = int(room["GPU"]) // gpus if gpus else int(room.get("CPU", 1)) // threads
         self.jobs = max(1, possible) if jobs is None else jobs
         # A trial is repeated by the study, if at all, and not unnoticed.
         self._options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0}
