@@ -1,0 +1,84 @@
+"""Names and numbers as a reader wants them."""
+
+import math
+from collections.abc import Sequence
+
+from steepest.study.definition import Study
+from steepest.study.figures.selection import DIFFERENCE, axis_named
+
+LONGEST_LABEL = 30
+LABELS = {
+    "val/loss": "validation loss",
+    "val/accuracy": "validation accuracy",
+    "val/gap": "loss above its minimum",
+    "val/perplexity": "validation perplexity",
+    "test/loss": "test loss",
+    "test/accuracy": "test accuracy",
+    "train/loss": "training loss",
+    "train/accuracy": "training accuracy",
+    "train/epoch_loss": "training loss, epoch mean",
+    "train/epoch_accuracy": "training accuracy, epoch mean",
+    "train/gap": "loss above its minimum",
+    "train/distance": "distance to the minimum",
+    "grad/total_norm": "gradient norm",
+    "grad/max_min_ratio": "largest / smallest layer gradient",
+    "spectral/norm_max": "largest spectral norm",
+    "sharpness/batch": "sharpness",
+    "noise/batch_scale": "gradient noise scale (samples)",
+    "update/relative_size": "update / weight norm",
+}
+
+
+def label_of(study: Study, name: str) -> str:
+    """Name of a scalar, or of a difference of two, for an axis."""
+    if name == study.metric.name:
+        return study.metric.label
+    parts = DIFFERENCE.split(name)
+    if len(parts) == 2:
+        return f"{label_of(study, parts[0])} − {label_of(study, parts[1])}"
+    return LABELS.get(name, name)
+
+
+def axis_label(name: str) -> str:
+    """Name of an axis or of a dotted option: "optimizer.lr" is "learning rate"."""
+    last = name.rsplit(".", 1)[-1]
+    return "learning rate" if last == "lr" else last.replace("_", " ")
+
+
+def panel_title(study: Study, names: Sequence[str], labels: Sequence[str]) -> str:
+    """Labels of a panel; a number is told with the name of its axis."""
+    named = []
+    for name, label in zip(names, labels, strict=True):
+        named.append(f"{axis_label(name)} {label}" if axis_named(study, name).key is not None else label)
+    return ", ".join(named)
+
+
+def wrapped(label: str) -> str:
+    """A label of an axis on two lines if it is long."""
+    if len(label) <= LONGEST_LABEL:
+        return label
+    middle = min((place for place, letter in enumerate(label) if letter == " "), key=lambda p: abs(p - len(label) // 2))
+    return f"{label[:middle]}\n{label[middle + 1 :]}"
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def spoken(names: Sequence[str], conjunction: str = "and") -> str:
+    """A list in words: "a, b and c"."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
+
+
+def number(value: float) -> str:
+    """A number in a label or a table: four digits, without needless zeros."""
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞"
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e6:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:,.0f}" if size >= 1e4 else f"{value:,.4g}"
