@@ -12,7 +12,7 @@ from steepest.study.figures.curves import Cell
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import axis_named, grouped, of_stage, scalar
 from steepest.study.figures.style import WIDTH, is_wide_range, looks, styled
-from steepest.study.figures.words import capital, label_of, number
+from steepest.study.figures.words import aligned, capital, label_of, number
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary, summarize
 
@@ -49,7 +49,7 @@ def bars(
     if not any(summary.count for summary in summaries.values()):
         raise NothingToDraw(f"No finished trial has logged {metric}.")
     sign = -1.0 if (mode or study.metric.mode) == "max" else 1.0
-    order = sorted(cells, key=lambda cell: _rank(sign * summaries[cell].mean))
+    order = sorted(cells, key=lambda cell: _rank(sign, summaries[cell]))
     own_looks, place = looks(axis_named(study, by)), names.index(by)
     colors = {cell: own_looks[cell[place]].color for cell in cells}
     broken = {cell: _broken(members) for cell, members in cells.items()}
@@ -61,8 +61,8 @@ def bars(
         Drawing(
             title=f"{capital(at)} {name}",
             caption=f"{capital(at)} {name} of each cell, best first: the large mark is the mean over the finished "
-            "seeds (the number at the right), the line its 95 % interval (t), small points are single seeds. Diverged "
-            "and failed ones are counted in the label.",
+            "seeds (the number at the right), the line its 95 % interval (t), small points are single seeds. Cells in "
+            "which seeds diverged or failed come last, with their number.",
             alternative=f"{capital(at)} {name}, best first: "
             + "; ".join(f"{', '.join(cell)} {number(summaries[cell].mean)}{broken[cell]}" for cell in order)
             + ".",
@@ -86,6 +86,7 @@ def _draw(
     axes = figure.subplots()
     if log:
         axes.set_xscale("log")
+    texts = aligned([summaries[cell].mean for cell in order])
     for row, cell in enumerate(order):
         own, summary, color = [v for v in values[cell] if math.isfinite(v)], summaries[cell], colors[cell]
         if not own:
@@ -97,7 +98,7 @@ def _draw(
         # Seeds of nearly equal values lie beside each other.
         offsets = [0.18 * (index - (len(own) - 1) / 2) / max(len(own) - 1, 1) * 2 for index in range(len(own))]
         axes.plot(own, [row + offset for offset in offsets], ".", color="0.25", ms=3.5, alpha=0.8)
-        axes.text(1.02, row, number(summary.mean), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.text(1.02, row, texts[row], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.plot(summary.mean, row, "D", color=color, markeredgecolor="white", markersize=6, zorder=4)
     axes.set_yticks(range(len(order)), [f"{', '.join(cell) or 'all'}{broken[cell]}" for cell in order])
     axes.set_ylim(len(order) - 0.5, -0.5)
@@ -106,8 +107,9 @@ def _draw(
     return figure
 
 
-def _rank(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+def _rank(sign: float, summary: Summary) -> tuple[bool, float]:
+    # What diverges for some seeds is no rival of what never does, however good the other seeds are.
+    return summary.diverged > 0, sign * summary.mean if summary.count else math.inf
 
 
 def _broken(members: Sequence[TrialResult]) -> str:

@@ -65,8 +65,9 @@ def profile(
         Drawing(
             title="Performance profile",
             caption=f"Share of the {what} on which the {name} to the target {'are' if clock == 'step' else 'is'} at "
-            f"most so many times the fastest's. A miss never counts, nor what is more than {LARGEST_RATIO:g} times slower. "
-            "The number in the legend is the area below the line: 1 is always fastest.",
+            "most so many times the fastest's. A miss never counts, nor what takes more than "
+            f"{LARGEST_RATIO:g} times as long. "
+            "The legend tells the area below the line: 1 is always fastest.",
             alternative=f"Performance profile. Scores: {'; '.join(texts.values())}.",
             figure=figure,
         )

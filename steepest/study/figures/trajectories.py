@@ -183,7 +183,7 @@ def _animation(
         text.set_text(f"step {stop:,}")
         axes.draw_artist(text)
         frames.append(Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = frames[-1].quantize(96)
+    palette = frames[-1].quantize(200)
     content = encode_gif(frames, palette, seconds=6.0)
     while len(content) > LARGEST and len(frames) > 2:
         frames = [*frames[: -1 : math.ceil(len(content) / LARGEST) + 1], frames[-1]]

@@ -73,6 +73,15 @@ def spoken(names: Sequence[str], conjunction: str = "and") -> str:
     return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
 
 
+def aligned(values: Sequence[float]) -> list[str]:
+    """Numbers for a column, with the decimals that give the largest four digits."""
+    sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
+    if not sizes or max(sizes) >= 1e4 or min(sizes) < 1e-3:
+        return [number(value) for value in values]
+    decimals = 3 - math.floor(math.log10(max(sizes)))
+    return [f"{value:,.{decimals}f}" if math.isfinite(value) else number(value) for value in values]
+
+
 def number(value: float) -> str:
     """A number in a label or a table: four digits, without needless zeros."""
     if not math.isfinite(value):
