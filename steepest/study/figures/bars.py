@@ -12,7 +12,7 @@ from steepest.study.figures.curves import Cell
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import axis_named, grouped, of_stage, scalar
 from steepest.study.figures.style import WIDTH, is_wide_range, looks, styled
-from steepest.study.figures.words import aligned, capital, label_of, number
+from steepest.study.figures.words import aligned, axis_text, capital, label_of, set_unit, value_text
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary, summarize
 
@@ -53,9 +53,10 @@ def bars(
     own_looks, place = looks(axis_named(study, by)), names.index(by)
     colors = {cell: own_looks[cell[place]].color for cell in cells}
     broken = {cell: _broken(members) for cell, members in cells.items()}
-    figure = _draw(order, values, summaries, colors, broken)
+    figure = _draw(metric, order, values, summaries, colors, broken)
     name = label_of(study, metric)
-    figure.axes[0].set_xlabel(name)
+    figure.axes[0].set_xlabel(axis_text(study, metric))
+    set_unit(figure.axes[0].xaxis, metric)
     at = "best" if metric == study.metric.name and study.metric.at == "best" else "final"
     return [
         Drawing(
@@ -64,7 +65,7 @@ def bars(
             "seeds (the number at the right), the line its 95 % interval (t), small points are single seeds. Cells in "
             "which seeds diverged or failed come last, with their number.",
             alternative=f"{capital(at)} {name}, best first: "
-            + "; ".join(f"{', '.join(cell)} {number(summaries[cell].mean)}{broken[cell]}" for cell in order)
+            + "; ".join(f"{', '.join(cell)} {value_text(metric, summaries[cell].mean)}{broken[cell]}" for cell in order)
             + ".",
             figure=figure,
         )
@@ -72,6 +73,7 @@ def bars(
 
 
 def _draw(
+    metric: str,
     order: Sequence[Cell],
     values: dict[Cell, list[float]],
     summaries: dict[Cell, Summary],
@@ -86,7 +88,7 @@ def _draw(
     axes = figure.subplots()
     if log:
         axes.set_xscale("log")
-    texts = aligned([summaries[cell].mean for cell in order])
+    texts = aligned(metric, [summaries[cell].mean for cell in order])
     for row, cell in enumerate(order):
         own, summary, color = [v for v in values[cell] if math.isfinite(v)], summaries[cell], colors[cell]
         if not own:

@@ -37,7 +37,16 @@ from steepest.study.figures.style import (
     panels,
     styled,
 )
-from steepest.study.figures.words import axis_label, capital, label_of, number, panel_title, spoken
+from steepest.study.figures.words import (
+    axis_label,
+    axis_text,
+    capital,
+    label_of,
+    panel_title,
+    set_unit,
+    spoken,
+    value_text,
+)
 from steepest.study.results import TrialResult
 
 MOST_PANELS = 12
@@ -93,10 +102,10 @@ def curves(
     entries = key_entries(study, by, lines.values())
     figure, grid = panels(len(lines), legend=entries_height(study, by, entries, len(lines)), sharex=True, sharey=True)
     name = label_of(study, metric)
-    draw_panels(grid, lines, entries, wants_log(metric, lines.values()) if log is None else log)
+    draw_panels(grid, lines, entries, metric, wants_log(metric, lines.values()) if log is None else log)
     for axes, labels in zip(grid, lines, strict=True):
         axes.set_title(panel_title(study, rows, labels))
-        frame(axes, grid, x, name)
+        frame(axes, grid, x, axis_text(study, metric))
     add_key(figure, study, by, entries)
     clock = "optimizer steps" if x == "step" else "seconds inside training steps"
     each = f", a panel for each {spoken([axis_label(row) for row in rows])}" if len(lines) > 1 else ""
@@ -104,7 +113,7 @@ def curves(
         Drawing(
             title=f"{capital(name)} over {'the steps' if x == 'step' else 'training time'}",
             caption=f"{capital(name)} against {clock}{each}. {BAND}",
-            alternative=f"Line chart of {name} against {clock}. At the end: {ends(lines)}.",
+            alternative=f"Line chart of {name} against {clock}. At the end: {ends(lines, metric)}.",
             figure=figure,
             wide=len(lines) > 1,
         )
@@ -130,7 +139,9 @@ def measured(cells: Mapping[Cell, Sequence[TrialResult]], metric: str, clock: st
     return {cell: own for cell, own in found.items() if own is not None}
 
 
-def draw_panels(grid: Sequence[Axes], lines: Mapping[Cell, Lines], entries: Mapping[Cell, Look], log: bool) -> None:
+def draw_panels(
+    grid: Sequence[Axes], lines: Mapping[Cell, Lines], entries: Mapping[Cell, Look], metric: str, log: bool
+) -> None:
     """Lines of panels on one scale."""
     every = [own for cells in lines.values() for own in cells.values()]
     limits = _limits(every, log)
@@ -140,6 +151,7 @@ def draw_panels(grid: Sequence[Axes], lines: Mapping[Cell, Lines], entries: Mapp
                 _draw(axes, cells[cell], look, limits, place)
         if log:
             axes.set_yscale("log")
+        set_unit(axes.yaxis, metric)
         if limits is not None:
             axes.set_ylim(*limits)
         axes.set_xlim(left=0)
@@ -220,13 +232,13 @@ def add_key(figure: Figure, study: Study, by: str, entries: Mapping[Cell, Look])
     figure.colorbar(ScalarMappable(scale, colors), ax=figure.axes, label=axis_label(by), aspect=30, pad=0.02)
 
 
-def ends(lines: Mapping[Cell, Lines]) -> str:
+def ends(lines: Mapping[Cell, Lines], metric: str) -> str:
     """Last means of the lines, in words."""
-    parts = [
-        f"{', '.join((*cell, *panel)) or 'all'} {number(float(own.mean[-1])) if own.count else 'no finished seed'}"
-        for panel, cells in lines.items()
-        for cell, own in cells.items()
-    ]
+    parts = []
+    for panel, cells in lines.items():
+        for cell, own in cells.items():
+            last = value_text(metric, float(own.mean[-1])) if own.count else "no finished seed"
+            parts.append(f"{', '.join((*cell, *panel))} {last}")
     return "; ".join(parts)
 
 

@@ -14,7 +14,7 @@ from steepest.study.figures.points import Points, metric_named, points_by_cell, 
 from steepest.study.figures.selection import is_log_spaced, others
 from steepest.study.figures.sensitivity import ONLY
 from steepest.study.figures.style import HEIGHT, WIDTH, Look, is_wide_range, legend, legend_height, styled
-from steepest.study.figures.words import axis_label, capital, label_of
+from steepest.study.figures.words import axis_label, axis_text, capital, label_of, set_unit
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Envelope
 from steepest.study.sensitivity import envelope as limit_of
@@ -55,7 +55,8 @@ def envelope(
             axes.axvline(largest, color=look.color, linestyle=(place, (4, 3)), linewidth=1.1)
     axes.margins(y=0.06 * (len(entries) + 1))
     axes.set_xlabel(axis_label(axis))
-    axes.set_ylabel(f"final {label_of(study, metric)}")
+    axes.set_ylabel(f"final {axis_text(study, metric)}")
+    set_unit(axes.yaxis, metric)
     handles = [Line2D([], [], label=texts[cell], **look.points()) for cell, look in entries.items()]
     legend(figure, [*handles, Line2D([], [], color="0.3", marker="X", linestyle="", label="diverged")])
     return [

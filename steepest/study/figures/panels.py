@@ -21,7 +21,7 @@ from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import of_stage
 from steepest.study.figures.style import panels as new_panels
 from steepest.study.figures.style import styled
-from steepest.study.figures.words import capital, label_of, spoken
+from steepest.study.figures.words import axis_text, capital, label_of, spoken
 from steepest.study.results import TrialResult
 
 METRICS = ("val/loss", "val/accuracy", "spectral/norm_max", "sharpness/batch", "noise/batch_scale", "train/loss")
@@ -59,8 +59,8 @@ def panels(
     count = len(lines)
     figure, grid = new_panels(count, columns=2 if count <= 4 else 3, legend=entries_height(study, by, entries, count))
     for axes, (metric, own) in zip(grid, lines.items(), strict=True):
-        draw_panels([axes], {(): own}, entries, wants_log(metric, [own]))
-        axes.set_title(capital(label_of(study, metric)))
+        draw_panels([axes], {(): own}, entries, metric, wants_log(metric, [own]))
+        axes.set_title(capital(axis_text(study, metric)))
         if list(grid).index(axes) + axes.get_subplotspec().get_gridspec().ncols >= count:  # type: ignore[union-attr]
             axes.set_xlabel(CLOCKS[x])
     add_key(figure, study, by, entries)
@@ -71,7 +71,7 @@ def panels(
             title="How the runs went",
             caption=f"{capital(spoken(names))} against {CLOCKS[x]}s. {BAND}{absent}".replace("(s)s", "(s)"),
             alternative="Line charts. At the end: "
-            + " ".join(f"{label_of(study, metric)}: {ends({(): own})}." for metric, own in lines.items()),
+            + " ".join(f"{label_of(study, metric)}: {ends({(): own}, metric)}." for metric, own in lines.items()),
             figure=figure,
             wide=count > 1,
         )

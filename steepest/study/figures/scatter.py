@@ -13,7 +13,7 @@ from steepest.study.figures.curves import add_key, cells_of, entries_height, key
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import of_stage, scalar
 from steepest.study.figures.style import HEIGHT, WIDTH, is_wide_range, styled
-from steepest.study.figures.words import capital, label_of, number, wrapped
+from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit
 from steepest.study.results import TrialResult
 
 FEWEST_FOR_A_RANK = 4
@@ -59,8 +59,10 @@ def scatter(
     if is_wide_range([pair[1] for pair in every]):
         axes.set_yscale("log")
     names = label_of(study, x), label_of(study, y)
-    axes.set_xlabel(wrapped(names[0]))
-    axes.set_ylabel(wrapped(names[1]))
+    axes.set_xlabel(axis_text(study, x))
+    axes.set_ylabel(axis_text(study, y))
+    set_unit(axes.xaxis, x)
+    set_unit(axes.yaxis, y)
     add_key(figure, study, by, entries)
     rank = _rank_correlation(every)
     return [

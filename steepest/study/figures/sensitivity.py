@@ -12,7 +12,17 @@ from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.points import colored_by, metric_named, points_of, trials_over, varied_number
 from steepest.study.figures.selection import FEWEST_FOR_A_BAND, grouped, is_log_spaced, others
 from steepest.study.figures.style import PALETTE, Look, is_wide_range, panels, styled
-from steepest.study.figures.words import axis_label, capital, label_of, number, panel_title, spoken
+from steepest.study.figures.words import (
+    axis_label,
+    axis_text,
+    capital,
+    label_of,
+    number,
+    panel_title,
+    set_unit,
+    spoken,
+    value_text,
+)
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity
 from steepest.study.sensitivity import sensitivity as measure
@@ -72,6 +82,7 @@ def sensitivity(
             axes.set_yscale("log")
         for row, (cell, own) in enumerate(cells.items()):
             _draw(axes, own, entries[cell], row)
+        set_unit(axes.yaxis, judged.name)
         axes.set_title(panel_title(study, rows, labels))
     columns = grid[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     for place, axes in enumerate(grid):
@@ -79,7 +90,7 @@ def sensitivity(
             axes.set_xlabel(axis_label(axis))
             axes.tick_params(labelbottom=True)
         if place % columns == 0:
-            axes.set_ylabel(name)
+            axes.set_ylabel(axis_text(study, judged.name))
     if names:
         add_key(figure, study, names[0], entries)
     stage = "tuning" if axis not in study_axes(study) else "final"
@@ -91,7 +102,7 @@ def sensitivity(
             f"intervals (t) of the mean over seeds where at least {FEWEST_FOR_A_BAND} finished. The star is the best "
             "point, hollow where it is the first or last value, so that a better one may lie beyond. Crosses at the "
             "bottom: seeds diverged there, the larger the cross, the more.",
-            alternative=f"Line chart of {name} against {axis_label(axis)}. " + in_words(drawn, judged.mode),
+            alternative=f"Line chart of {name} against {axis_label(axis)}. " + in_words(drawn, judged.name),
             figure=figure,
             wide=len(drawn) > 1,
         )
@@ -103,7 +114,7 @@ def study_axes(study: Study) -> list[str]:
     return [axis.name for axis in study.axes]
 
 
-def in_words(drawn: Mapping[Cell, Mapping[Cell, Sensitivity]], mode: str) -> str:
+def in_words(drawn: Mapping[Cell, Mapping[Cell, Sensitivity]], metric: str) -> str:
     """Best value of each line, in words."""
     parts = []
     for labels, cells in drawn.items():
@@ -111,7 +122,7 @@ def in_words(drawn: Mapping[Cell, Mapping[Cell, Sensitivity]], mode: str) -> str
             title = ", ".join((*cell, *labels))
             best = "no value without divergence" if own.best is None else f"best at {number(own.best_value)}"
             edge = " (at the edge)" if own.at_edge else ""
-            mean = "" if own.best is None else f", {number(own.summaries[own.best].mean)}"
+            mean = "" if own.best is None else f", {value_text(metric, own.summaries[own.best].mean)}"
             parts.append(f"{title + ': ' if title else ''}{best}{edge}{mean}")
     return "; ".join(parts) + "."
 

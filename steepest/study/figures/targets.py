@@ -12,7 +12,7 @@ from steepest.study.figures.curves import Cell
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import axis_named, grouped, of_stage
 from steepest.study.figures.style import is_wide_range, looks, styled
-from steepest.study.figures.words import label_of, number
+from steepest.study.figures.words import label_of, number, value_text
 from steepest.study.results import TrialResult
 from steepest.study.targets import TimeToTarget, crossing, time_to_target
 
@@ -52,14 +52,14 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
     left.set_yticks(range(len(order)), texts)
     left.set_ylim(len(order) - 0.5, -0.5)
     right.tick_params(axis="y", length=0)
-    sign = "≥" if metric.mode == "max" else "≤"
+    target = f"{label} {'≥' if metric.mode == 'max' else '≤'} {value_text(metric.name, metric.target)}"
     return [
         Drawing(
-            title=f"Time to {label} {sign} {number(metric.target)}",
-            caption=f"When {label} first was {sign} {number(metric.target)} at an evaluation, in steps and in seconds "
-            "inside training steps: the large mark is the median over seeds, small points are single seeds. A "
-            "seed that missed the target counts as infinitely slow; with half of them or more there is no median.",
-            alternative=f"Median steps to {label} {sign} {number(metric.target)}: "
+            title=f"Time to {target}",
+            caption=f"The first evaluation with {target}, in optimizer steps and in seconds inside training steps: the "
+            "large mark is the median over seeds, small points are single seeds. A seed that missed the target counts "
+            "as infinitely slow; with half of them or more there is no median.",
+            alternative=f"Median steps to {target}: "
             + "; ".join(f"{text} {number(times[cell].median_steps)}" for text, cell in zip(texts, order, strict=True))
             + ".",
             figure=figure,

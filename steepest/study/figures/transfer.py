@@ -13,7 +13,16 @@ from steepest.study.figures.points import numeric_axes, points_of, trials_over, 
 from steepest.study.figures.selection import axis_named, grouped, is_log_spaced, numbers_of, of_stage, others, scalar
 from steepest.study.figures.sensitivity import ONLY
 from steepest.study.figures.style import Look, panels, styled
-from steepest.study.figures.words import axis_label, capital, label_of, number
+from steepest.study.figures.words import (
+    axis_label,
+    axis_text,
+    capital,
+    is_share,
+    label_of,
+    number,
+    set_unit,
+    value_text,
+)
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, sensitivity, shift
 from steepest.study.statistics import Summary, spread, summarize
@@ -54,7 +63,8 @@ def transfer(
     remaining = list(grid)
     if optima:
         _draw_optima(remaining.pop(0), optima, entries, numbers, axis_label(rate or ""))
-    _draw_values(remaining[0], values, entries, numbers, study.metric.label)
+    _draw_values(remaining[0], values, entries, numbers, axis_text(study, study.metric.name))
+    set_unit(remaining[0].yaxis, study.metric.name)
     for axes in grid[:-1]:
         axes.set_xlabel(axis_label(axis))
         if is_log_spaced(numbers.values()):
@@ -62,7 +72,7 @@ def transfer(
             axes.set_xticks(list(numbers.values()), [number(value) for value in numbers.values()])
             axes.minorticks_off()
     spreads = {cell: spread([summary.mean for summary in own.values()]) for cell, own in values.items()}
-    _draw_spreads(grid[-1], spreads, entries, f"standard deviation\nover {axis_label(axis)}")
+    _draw_spreads(grid[-1], spreads, entries, study.metric.name, axis_label(axis))
     if names:
         add_key(figure, study, names[0], entries)
     moved = _shifts(optima)
@@ -71,7 +81,9 @@ def transfer(
             title=f"Transfer over {axis_label(axis)}",
             caption=_caption(study, axis, rate, bool(optima)),
             alternative=f"Over {axis_label(axis)}, standard deviation of the {study.metric.label}: "
-            + "; ".join(f"{', '.join(cell) or 'all'} {number(value)}" for cell, value in spreads.items())
+            + "; ".join(
+                f"{', '.join(cell) or 'all'} {value_text(study.metric.name, value)}" for cell, value in spreads.items()
+            )
             + f".{moved}",
             figure=figure,
             wide=True,
@@ -154,19 +166,27 @@ def _draw_values(
     axes.set_ylabel(label)
 
 
-def _draw_spreads(axes: Axes, spreads: Mapping[Cell, float], entries: Mapping[Cell, Look], label: str) -> None:
+def _draw_spreads(
+    axes: Axes, spreads: Mapping[Cell, float], entries: Mapping[Cell, Look], metric: str, size: str
+) -> None:
     order = list(entries)
     for row, cell in enumerate(order):
         value = spreads.get(cell, math.nan)
         axes.bar(row, value, 0.65, color=entries[cell].color)
         if math.isfinite(value):
             axes.annotate(
-                number(float(f"{value:.2g}")), (row, value), (0, 2), textcoords="offset points", ha="center", fontsize=8
+                number(float(f"{value * (100 if is_share(metric) else 1):.2g}")),
+                (row, value),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
             )
     axes.set_xticks([])
     axes.margins(y=0.12)
     axes.set_title("Spread (lower: less affected)")
-    axes.set_ylabel(label)
+    axes.set_ylabel(f"standard deviation\nover {size}{' (points)' if is_share(metric) else ''}")
+    set_unit(axes.yaxis, metric)
     axes.grid(visible=False, axis="x")
 
 

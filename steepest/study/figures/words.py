@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from matplotlib.axis import XAxis, YAxis
+
 from steepest.study.definition import Study
 from steepest.study.figures.selection import DIFFERENCE, axis_named
 
@@ -39,6 +41,27 @@ def label_of(study: Study, name: str) -> str:
     return LABELS.get(name, name)
 
 
+def is_share(name: str) -> bool:
+    """Whether a scalar, or a difference of two, is a share of one, which people read in per cent."""
+    return all(part.endswith("accuracy") for part in DIFFERENCE.split(name))
+
+
+def axis_text(study: Study, name: str) -> str:
+    """Label of the axis of a scalar, with its unit."""
+    return wrapped(f"{label_of(study, name)} (%)" if is_share(name) else label_of(study, name))
+
+
+def set_unit(axis: XAxis | YAxis, name: str) -> None:
+    """Let an axis show shares in per cent."""
+    if is_share(name):
+        axis.set_major_formatter(lambda value, place: f"{100 * value:g}")
+
+
+def value_text(name: str, value: float) -> str:
+    """A value of a scalar."""
+    return f"{100 * value:.2f} %" if is_share(name) and math.isfinite(value) else number(value)
+
+
 def axis_label(name: str) -> str:
     """Name of an axis or of a dotted option: "optimizer.lr" is "learning rate"."""
     last = name.rsplit(".", 1)[-1]
@@ -73,8 +96,10 @@ def spoken(names: Sequence[str], conjunction: str = "and") -> str:
     return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
 
 
-def aligned(values: Sequence[float]) -> list[str]:
-    """Numbers for a column, with the decimals that give the largest four digits."""
+def aligned(name: str, values: Sequence[float]) -> list[str]:
+    """Values of a scalar for a column, with the decimals that give the largest four digits."""
+    if is_share(name):
+        return [value_text(name, value) for value in values]
     sizes = [abs(value) for value in values if math.isfinite(value) and value != 0]
     if not sizes or max(sizes) >= 1e4 or min(sizes) < 1e-3:
         return [number(value) for value in values]
