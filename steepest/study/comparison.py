@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 from scipy import stats
@@ -175,7 +175,7 @@ def best(
     )
 
 
-def hedges_g(first: Sequence[float], second: Sequence[float]) -> float:
+def hedges_g(first: Sequence[float] | numpy.ndarray, second: Sequence[float] | numpy.ndarray) -> float:
     """Difference of means in pooled standard deviations, without bias (Hedges 1981, doi:10.3102/10769986006002107).
 
     Args:
@@ -203,16 +203,16 @@ def _compare(
     counts = (len(x), len(y))
     difference = float(x.mean() - y.mean()) if min(counts) > 0 else math.nan
     if min(counts) < 2:
-        nothing = 5 * [math.nan]
-        return Comparison(first, second, counts, difference, *nothing, _too_few(first, second, counts, test))
+        reason, none = _too_few(first, second, counts, test), math.nan
+        return Comparison(first, second, counts, difference, none, none, none, none, none, reason)
     effect = hedges_g(x, y)
     if _without_scatter(x, y, test):
-        equal = is_constant([*x, *y])
-        return Comparison(first, second, counts, difference, difference, difference, effect, float(equal), math.nan)
+        p_value = float(is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))))
+        return Comparison(first, second, counts, difference, difference, difference, effect, p_value, math.nan)
     with warnings.catch_warnings():
         # Of groups that hardly scatter: the difference between runs is near rounding, and so is the p-value's error.
         warnings.simplefilter("ignore", RuntimeWarning)
-        result = stats.ttest_rel(x, y) if test == "paired" else stats.ttest_ind(x, y, equal_var=False)
+        result: Any = stats.ttest_rel(x, y) if test == "paired" else stats.ttest_ind(x, y, equal_var=False)
         interval = result.confidence_interval(confidence)
         p_value = stats.mannwhitneyu(x, y).pvalue if test == "mann_whitney" else result.pvalue
     low, high = float(interval.low), float(interval.high)

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.study.results import TrialResult
@@ -65,7 +65,7 @@ def history_records(result: TrialResult) -> list[dict[str, float | int | None]]:
     return records
 
 
-def _rate_names(history: dict[str, list[Any]]) -> list[str]:
+def _rate_names(history: Mapping[str, Any]) -> list[str]:
     """Scalars that are learning rates: not the range test's, nor the groups' other options (`lr/<name>_momentum`)."""
     names = [name for name in history if re.match(r"lr/(?!range_|largest_)", name)]
     return [name for name in names if not any(name.startswith(f"{other}_") for other in names)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 
@@ -129,12 +129,11 @@ def workload_times(
             workload = tuple(label for axis, label in result.labels.items() if axis != by)
             seeds = times.setdefault(result.labels[by], {}).setdefault(workload, {})
             seeds[result.seed] = getattr(crossing(result, metric), clock)
-    instances: dict[str, dict[object, float]] = {
-        label: dict(next(iter(own.values())))
-        if len({workload for each in times.values() for workload in each}) == 1
-        else {workload: float(numpy.median(list(seeds.values()))) for workload, seeds in own.items()}
-        for label, own in times.items()
-    }
+    single = len({workload for own in times.values() for workload in own}) == 1
+    instances: dict[str, dict[Any, float]] = {}
+    for label, own in times.items():
+        medians = {workload: float(numpy.median(list(seeds.values()))) for workload, seeds in own.items()}
+        instances[label] = {seed: time for seeds in own.values() for seed, time in seeds.items()} if single else medians
     common = [each for each in next(iter(instances.values()), {}) if all(each in own for own in instances.values())]
     return {label: [own[each] for each in common] for label, own in instances.items()}
 

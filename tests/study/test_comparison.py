@@ -112,6 +112,14 @@ def test_runs_that_do_not_scatter(test) -> None:
     assert (different.low, different.high) == pytest.approx((-0.2, -0.2))
 
 
+def test_pairs_that_always_differ_alike() -> None:
+    same, shifted, _ = compare_pairs({"x": A, "same": A, "shifted": [value + 0.5 for value in A]}, test="paired")
+    assert (same.p_value, same.difference) == (1.0, 0.0)
+    assert shifted.p_value == 0.0
+    assert (shifted.low, shifted.high) == pytest.approx((-0.5, -0.5))
+    assert math.isfinite(shifted.effect_size)
+
+
 GROUPS = st.lists(st.lists(st.floats(-1e3, 1e3) | st.just(NAN), min_size=5, max_size=5), min_size=2, max_size=4)
 
 
