@@ -62,14 +62,15 @@ def content_of(folder: Path, study: Study, results: Sequence[TrialResult]) -> di
         results: Tuning trials, and the final ones that count.
     """
     rows = summary_table(study, results)
+    total = report_words.planned(study, results)
     record = _environment(folder)
     return {
         "title": capital(study.name.replace("_", " ")),
         "scale": study.scale,
         "question": study.question,
         "reference": study.reference,
-        "answer": report_words.answer(study, rows),
-        "progress": report_words.progress(study, results),
+        "answer": report_words.answer(study, rows, complete=len(results) >= total),
+        "progress": report_words.progress(results, total),
         "protocol": report_words.protocol(study),
         "summary": report_tables.summary(study, rows),
         "comparisons": report_tables.comparisons(study, rows),
@@ -81,7 +82,7 @@ def content_of(folder: Path, study: Study, results: Sequence[TrialResult]) -> di
         "environment": report_tables.environment(record),
         "hosts": sorted({result.host for result in results}),
         "seconds": sum(result.seconds for result in results),
-        "last": max((result.finished_at for result in results), default=""),
+        "last": max((result.finished_at for result in results), default="").replace("T", " ").replace("+00:00", " UTC"),
         "trials": [
             {
                 "name": describe(result.labels, result.point),

@@ -75,7 +75,9 @@ def write_figures(folder: Path, study: Study, results: Sequence[TrialResult]) ->
         try:
             drawings = draw(study, results, folder, entry)
         except (NothingToDraw, ValueError) as error:
-            blocks.append(Block(entry["kind"], str(entry.get("title") or entry["kind"]), reason=str(error)))
+            blocks.append(
+                Block(entry["kind"], str(entry.get("title") or entry["kind"].capitalize()), reason=str(error))
+            )
             continue
         files = [name if len(drawings) == 1 else f"{name}_{number}" for number in range(1, len(drawings) + 1)]
         written |= set(files)

@@ -93,6 +93,8 @@ def _good(own: Sensitivity) -> str:
     if not own.good:
         return "–"
     low, high = own.values[own.good[0]], own.values[own.good[-1]]
+    if low == high:
+        return f"{low:.3g} only"
     width = "" if math.isnan(own.good_decades) else f", {own.good_decades:.1f} decades"
     return f"{low:.3g} to {high:.3g}{width}{' or more' if own.good_at_edge else ''}"
 

@@ -102,8 +102,8 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
         columns=("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", ""),
         rows=tuple(texts),
         numbers=frozenset(range(2, 7)),
-        note=f"Welch's t-test; p-values are adjusted for all {len(pairs):,} pairs by Holm's method, intervals are "
-        f"of one pair each.{only}",
+        note=f"Welch's t-test; p-values are adjusted for the number of pairs ({len(pairs):,}) by Holm's method, "
+        f"intervals are of one pair each.{only}",
     )
 
 
@@ -210,6 +210,8 @@ def _time(target: TimeToTarget, median: float) -> str:
 
 def _point(point: Mapping[str, Any], on_edge: Sequence[str]) -> str:
     return ", ".join(
-        f"{axis_label(key)} {label_of(value)}{' (edge of its range)' if key in on_edge else ''}"
+        # Kept on one line by spaces that do not break.
+        f"{axis_label(key)} {label_of(value)}".replace(" ", "\N{NO-BREAK SPACE}")
+        + (" (edge of its range)" if key in on_edge else "")
         for key, value in point.items()
     )

@@ -7,7 +7,7 @@ from typing import Any
 from steepest.study.axes import label_of
 from steepest.study.comparison import Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
-from steepest.study.figures.words import spoken
+from steepest.study.figures.words import spoken, target_text
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary
@@ -27,9 +27,8 @@ def planned(study: Study, results: Sequence[TrialResult]) -> int:
     return len(tuning) + (len(cells(study)) - (without if complete else 0)) * len(study.seeds)
 
 
-def progress(study: Study, results: Sequence[TrialResult]) -> str:
-    """How many trials are there, and how they ended."""
-    total = planned(study, results)
+def progress(results: Sequence[TrialResult], total: int) -> str:
+    """How many trials of so many are there, and how they ended."""
     counts = {status: sum(result.status == status for result in results) for status in ("diverged", "failed")}
     ended = [f"{count} {status}" for status, count in counts.items() if count]
     whole = len(results) >= total
@@ -39,8 +38,8 @@ def progress(study: Study, results: Sequence[TrialResult]) -> str:
     return f"{said}{', ' + spoken(ended) if ended else ''}."
 
 
-def answer(study: Study, rows: Sequence[SummaryRow]) -> str:
-    """The study's answer in one sentence."""
+def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
+    """The study's answer in one sentence; one of part of the trials says so."""
     groups = {row.name: list(row.values.values()) for row in rows if row.values}
     winner = best(groups, study.metric.mode)
     if winner is None:
@@ -49,8 +48,8 @@ def answer(study: Study, rows: Sequence[SummaryRow]) -> str:
     at = "best" if study.metric.at == "best" else "final"
     value = f"{at} {study.metric.label} of {shown(winner.mean, study.metric)} ({interval_text(row.value, study)})"
     if len(groups) == 1:
-        return f"{winner.name} has a {value}."
-    return f"Best is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
+        return f"{winner.name} {'has' if complete else 'has so far'} a {value}."
+    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
 
 
 def interval_text(summary: Summary, study: Study) -> str:
@@ -76,7 +75,10 @@ def _others(winner: Winner, count: int) -> str:
         - len(set(winner.unreliable) - set(winner.indistinguishable) - set(winner.untestable))
     )
     if worse == count:
-        parts.append("it is distinguishably better than " + ("the other" if count == 1 else f"all {count} others"))
+        parts.append(
+            "it is distinguishably better than "
+            + ({1: "the other", 2: "both others"}.get(count) or f"all {count} others")
+        )
     elif worse > 0:
         parts.append(f"{worse} {'is' if worse == 1 else 'are'} distinguishably worse")
     if winner.unreliable:
@@ -140,8 +142,8 @@ def _target(study: Study) -> str:
     assert study.metric.target is not None
     sign = "at least" if study.metric.mode == "max" else "at most"
     return (
-        f"{sign} {shown(study.metric.target, study.metric)}, at the first evaluation that has it; a run that never "
-        "has, or that diverges, counts as infinitely slow"
+        f"{sign} {target_text(study.metric.name, study.metric.target)}, at the first evaluation that has it; a run that "
+        "never has, or that diverges, counts as infinitely slow"
     )
 
 

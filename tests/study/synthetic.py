@@ -5,11 +5,17 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diagnostics.artifacts import save_json
 from steepest.study.definition import Axis, Dimension, Metric, Study, Tuning
-from steepest.study.results import TrialResult
+from steepest.study.folder import folder_of, load_stored, store_study
+from steepest.study.plan import command_line, final_trials, tuning_trials
+from steepest.study.reading import load_study
+from steepest.study.results import TrialResult, write_result
+from steepest.study.tuning import chosen_points
 
 STEPS = 200
 EVERY = 10
@@ -17,7 +23,9 @@ EVERY = 10
 # From labels and point to (accuracy at the end, divergence step or None).
 Truth = Callable[[Mapping[str, str], Mapping[str, Any], int], tuple[float, int | None]]
 
-OPTIMIZERS = Axis("optimizer", {"SGD": {"optimizer": "sgd"}, "Adam": {"optimizer": "adam"}, "Muon": {"optimizer": "muon"}})
+OPTIMIZERS = Axis(
+    "optimizer", {"SGD": {"optimizer": "sgd"}, "Adam": {"optimizer": "adam"}, "Muon": {"optimizer": "muon"}}
+)
 
 
 def values(name: str, key: str, numbers: Sequence[float]) -> Axis:
@@ -54,7 +62,7 @@ def by_place(labels: Mapping[str, str], point: Mapping[str, Any], seed: int) -> 
     rate = float(point.get("optimizer.lr", labels.get("learning_rate", 0.1)))
     accuracy -= 0.05 * math.log10(rate / 0.1) ** 2
     noise = random.Random(f"{labels} {point} {seed}").gauss(0, 0.004)
-    return accuracy + noise, 60 + 10 * seed if rate >= 1.0 and seed % 2 == 0 else None
+    return accuracy + noise, 60 + 10 * (seed % 7) if rate >= 1.0 and seed % 2 == 0 else None
 
 
 def make_result(
@@ -73,14 +81,17 @@ def make_result(
         "val/accuracy": accuracy,
         "val/loss": [value * 1.1 for value in loss],
         "train/loss": loss,
-        "train/accuracy": [value + 0.5 * (1 - value) * step / STEPS for value, step in zip(accuracy, steps, strict=True)],
+        "train/accuracy": [
+            value + 0.5 * (1 - value) * step / STEPS for value, step in zip(accuracy, steps, strict=True)
+        ],
         "grad/total_norm": [3 * math.exp(-step / 90) for step in steps],
         "spectral/norm_max": [1 + step / 80 for step in steps],
         "sharpness/batch": [20 * (1 + step / 50) * (1.5 - end + 0.2 * noise) for step in steps],
         "noise/batch_scale": [10 * math.exp(step / 60) for step in steps],
     }
     history = {
-        name: [[step, pace * step, value] for step, value in zip(steps, own, strict=True)] for name, own in series.items()
+        name: [[step, pace * step, value] for step, value in zip(steps, own, strict=True)]
+        for name, own in series.items()
     }
     key = hashlib.sha256(f"{dict(labels)} {dict(point)} {seed} {stage}".encode()).hexdigest()[:16]
     return TrialResult(
@@ -89,7 +100,7 @@ def make_result(
         labels=dict(labels),
         point=dict(point),
         seed=seed,
-        command=f"steepest fit --config base.yaml --optimizer {labels.get('optimizer', 'sgd').lower()} --seed_everything {seed}",
+        command=f"steepest fit --optimizer {labels.get('optimizer', 'sgd').lower()} --seed_everything {seed}",
         status="finished" if diverged_at is None else "diverged",
         error=None,
         diverged_at=diverged_at,
@@ -119,3 +130,57 @@ def make_results(study: Study, truth: Truth = by_place) -> list[TrialResult]:
                 ]
         results += [make_result(named, point, seed, "final", truth) for seed in study.seeds]
     return results
+
+
+BASE = "model:\n  class_path: ImageClassifier\n"
+STUDY = """\
+question: {question}
+reference: A paper (2024), section 3
+base: base.yaml
+options: {{trainer.max_epochs: 2}}
+axes:
+  optimizer:
+    SGD: {{optimizer: sgd}}
+    Adam: {{optimizer: adam}}
+    Muon: {{optimizer: muon}}
+seeds: 5
+metric: {{name: val/accuracy, mode: max, target: 0.9, label: validation accuracy}}
+bound: 100.0
+{more}
+"""
+TUNING = "tuning: {seeds: [1000], space: {optimizer.lr: {log: [1.0e-3, 1.0], points: 4}}}\n"
+
+
+def write_study(
+    parent: Path,
+    more: str = "",
+    question: str = "Which optimizer is best on this task?",
+    truth: Truth = by_place,
+    keep: Callable[[TrialResult], bool] = lambda result: True,
+) -> Path:
+    """A study's folder with results of its trials, as a run leaves it.
+
+    Args:
+        parent: Where to; the study file is written there too.
+        more: Further lines of the study file.
+        question: What it asks, as YAML.
+        truth: What its trials come to.
+        keep: Which results are there.
+    """
+    (parent / "base.yaml").write_text(BASE)
+    (parent / "an_example.yaml").write_text(STUDY.format(question=question, more=more))
+    study = load_study(parent / "an_example.yaml")
+    folder = folder_of(parent / "studies", study)
+    store_study(folder, study)
+    study = load_stored(folder)
+    results: list[TrialResult] = []
+    for stage in (tuning_trials(study), None):
+        trials = stage if stage is not None else final_trials(study, chosen_points(study, results))
+        for trial in trials:
+            made = make_result(trial.labels, trial.point, trial.seed, trial.stage, truth)
+            results.append(replace(made, key=trial.key, command=command_line(trial)))
+    for result in filter(keep, results):
+        write_result(folder, result)
+    environment = {"versions": {"python": "3.12", "torch": "2.9"}, "git_commit": "0123abc", "gpus": [], "cores": 2}
+    save_json(environment, folder / "environment.json")
+    return folder

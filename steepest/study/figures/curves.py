@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
@@ -151,6 +152,8 @@ def draw_panels(
                 _draw(axes, cells[cell], look, limits, place)
         if log:
             axes.set_yscale("log")
+            if limits is not None and limits[1] > 9 * limits[0]:  # powers of ten are enough
+                axes.yaxis.set_minor_formatter(NullFormatter())
         set_unit(axes.yaxis, metric)
         if limits is not None:
             axes.set_ylim(*limits)

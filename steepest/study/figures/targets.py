@@ -12,7 +12,7 @@ from steepest.study.figures.curves import Cell
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import axis_named, grouped, of_stage
 from steepest.study.figures.style import is_wide_range, looks, styled
-from steepest.study.figures.words import label_of, number, value_text
+from steepest.study.figures.words import label_of, number, target_text
 from steepest.study.results import TrialResult
 from steepest.study.targets import TimeToTarget, crossing, time_to_target
 
@@ -52,7 +52,7 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
     left.set_yticks(range(len(order)), texts)
     left.set_ylim(len(order) - 0.5, -0.5)
     right.tick_params(axis="y", length=0)
-    target = f"{label} {'≥' if metric.mode == 'max' else '≤'} {value_text(metric.name, metric.target)}"
+    target = f"{label} {'≥' if metric.mode == 'max' else '≤'} {target_text(metric.name, metric.target)}"
     return [
         Drawing(
             title=f"Time to {target}",

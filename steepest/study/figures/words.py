@@ -62,6 +62,11 @@ def value_text(name: str, value: float) -> str:
     return f"{100 * value:.2f} %" if is_share(name) and math.isfinite(value) else number(value)
 
 
+def target_text(name: str, value: float) -> str:
+    """A target as it was given."""
+    return f"{100 * value:g} %" if is_share(name) else f"{value:g}"
+
+
 def axis_label(name: str) -> str:
     """Name of an axis or of a dotted option: "optimizer.lr" is "learning rate"."""
     last = name.rsplit(".", 1)[-1]
