@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import pyarrow
 
-from steepest.study.definition import Metric
+from steepest.study.definition import Metric, Study
 from steepest.study.results import TrialResult
+from steepest.study.tuning import choose
 
 # Columns that every table has, whatever the study, with their types.
 TYPES = {
@@ -60,8 +62,37 @@ def result_rows(results: Sequence[TrialResult], metric: Metric) -> list[dict[str
     return rows
 
 
+def tuning_rows(study: Study, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """A row for each point that the tuning tried in each cell, in the order it was tried.
+
+    Args:
+        study: The study.
+        results: Its trials of all stages.
+
+    Returns:
+        Columns: one for each axis and `tuned/<option>` as in `result_rows`; `trials`, how many of the point's seeds
+        have a result; `value`, the mean by which points are compared, None where one of them did not finish; `chosen`;
+        `on_edge`, the chosen point's options whose value is the lowest or highest tried, joined by ", ".
+    """
+    choices = choose(study, results)
+    tried: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    tuning = [result for result in results if result.stage == "tuning"]
+    for result, row in zip(tuning, result_rows(tuning, study.metric), strict=True):
+        tried.setdefault((str(result.labels), str(dict(result.point))), []).append({"result": result, "row": row})
+    rows = []
+    for runs in tried.values():
+        result, row = runs[0]["result"], runs[0]["row"]
+        values = [run["row"]["value"] for run in runs]
+        choice = choices.get(result.cell)
+        chosen = choice is not None and choice.point is not None and dict(choice.point) == dict(result.point)
+        kept = {name: row[name] for name in row if name not in TYPES and not name.startswith("final/")}
+        kept |= {"trials": len(runs), "value": None if None in values else float(numpy.mean(values)), "chosen": chosen}
+        rows.append(kept | {"on_edge": ", ".join(choice.on_edge) if choice is not None and chosen else ""})
+    return rows
+
+
 def arrow_table(rows: Sequence[dict[str, Any]]) -> pyarrow.Table:
-    """Rows of `result_rows` as a table; its fixed columns are there without any row, too."""
+    """Rows that all have the same columns as a table; without any row it has the fixed columns of `result_rows`."""
     names = list(rows[0]) if rows else list(TYPES)
     return pyarrow.table({name: _column(name, [row[name] for row in rows]) for name in names})
 

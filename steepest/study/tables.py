@@ -20,7 +20,7 @@ from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
 from steepest.study.plan import cells
 from steepest.study.results import TrialResult
-from steepest.study.rows import arrow_table, result_rows
+from steepest.study.rows import arrow_table, result_rows, tuning_rows
 from steepest.study.statistics import Summary, summarize
 from steepest.study.targets import TimeToTarget, time_to_target
 from steepest.study.tuning import choose
@@ -62,6 +62,8 @@ class SummaryRow:
 def write_tables(folder: Path, study: Study, results: Sequence[TrialResult]) -> None:
     """Write `results.parquet` and `results.csv`, the same table, and `histories/<key>.json` for each trial.
 
+    If a tuning tried something, also `tuning.csv`: each point, what came of it, and which one was chosen.
+
     Args:
         folder: The study's.
         study: Names the metric.
@@ -70,6 +72,9 @@ def write_tables(folder: Path, study: Study, results: Sequence[TrialResult]) -> 
     table = arrow_table(result_rows(results, study.metric))
     write_atomically(folder / "results.parquet", lambda path: pyarrow.parquet.write_table(table, path))
     write_atomically(folder / "results.csv", lambda path: pyarrow.csv.write_csv(table, path))
+    tried = tuning_rows(study, results)
+    if tried:
+        write_atomically(folder / "tuning.csv", lambda path: pyarrow.csv.write_csv(arrow_table(tried), path))
     for result in results:
         save_json(history_records(result), folder / "histories" / f"{result.key}.json")
 

@@ -108,6 +108,24 @@ def test_mixed_values_of_a_column_become_text() -> None:
     assert column.to_pylist() == ["0.9", "none", "true"]
 
 
+def test_tuning_table(tmp_path, study) -> None:
+    results = trials()
+    results.insert(1, trial(cell("SGD", 8), 101, (0.7,), stage="tuning", point={"optimizer.lr": 1e-3}))
+    results.insert(3, trial(cell("SGD", 8), 101, (), "diverged", "tuning", point={"optimizer.lr": 0.1}))
+    write_tables(tmp_path, study, results)
+    rows = pyarrow.csv.read_csv(tmp_path / "tuning.csv").to_pylist()
+    assert [(row["optimizer"], row["tuned/optimizer.lr"]) for row in rows] == [
+        (name, rate) for name in ("SGD", "[Adam]") for rate in (1e-3, 1e-2, 0.1)
+    ]
+    assert [row["value"] for row in rows] == [0.6, 0.8, None, 0.5, 0.6, 0.9]
+    assert [row["trials"] for row in rows] == [2, 1, 2, 1, 1, 1]
+    assert [row["chosen"] for row in rows] == [False, True, False, False, False, True]
+    assert [row["on_edge"] for row in rows] == [*5 * [""], "optimizer.lr"]
+    untuned = tmp_path / "untuned"
+    write_tables(untuned, study, [result for result in results if result.stage == "final"])
+    assert not (untuned / "tuning.csv").exists()
+
+
 def test_histories_are_strict_json(tmp_path, study) -> None:
     result = trial(cell("SGD", 8), values=(0.5, NAN, INF))
     write_tables(tmp_path, study, [result])
