@@ -198,13 +198,7 @@ def _time(target: TimeToTarget, median: float) -> str:
     missed = target.count - target.reached
     if not target.count or math.isnan(median):
         return "–"
-    said = (
-        "never"
-        if not target.reached
-        else "half or more missed"
-        if math.isinf(median)
-        else number(float(f"{median:.4g}"))
-    )
+    said = "never" if not target.reached else "∞" if math.isinf(median) else number(float(f"{median:.4g}"))
     return f"{said} ({missed} of {target.count} missed)" if missed and target.reached else said
 
 

@@ -142,8 +142,8 @@ def _target(study: Study) -> str:
     assert study.metric.target is not None
     sign = "at least" if study.metric.mode == "max" else "at most"
     return (
-        f"{sign} {target_text(study.metric.name, study.metric.target)}, at the first evaluation that has it; a run that "
-        "never has, or that diverges, counts as infinitely slow"
+        f"{sign} {target_text(study.metric.name, study.metric.target)}, at the first evaluation that has it; a run "
+        "that never has, or that diverges, counts as infinitely slow"
     )
 
 

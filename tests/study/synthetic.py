@@ -74,7 +74,9 @@ def make_result(
     pace = 0.01 + 0.002 * seed
     accuracy = [end - (end - 0.1) * math.exp(-step / 30) for step in steps]
     loss = [2.3 * math.exp(-step / 40) + 0.2 * (1 - end) + 0.01 for step in steps]
-    if diverged_at is not None:
+    if diverged_at is None:
+        accuracy[-1] = end
+    else:
         loss[-1] = 1e4
     noise = random.Random(seed).random()
     series = {
@@ -110,7 +112,7 @@ def make_result(
         parameters=1234,
         final={name: own[-1] for name, own in series.items()},
         history=history,
-        run_folder=f"runs/{stage}/{'/'.join(f'{a}={b}' for a, b in labels.items())}/seed_{seed}/version_0",
+        run_folder=f"runs/{stage}/{'/'.join(f'{a}={b}' for a, b in labels.items())}/seed_{seed}/{key}",
         host="node-1",
         finished_at="2025-01-02T03:04:05+00:00",
     )

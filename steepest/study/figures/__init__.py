@@ -15,6 +15,7 @@ from steepest.study.figures.envelope import envelope
 from steepest.study.figures.gallery import gallery
 from steepest.study.figures.layers import layers
 from steepest.study.figures.panels import panels
+from steepest.study.figures.points import varied_number
 from steepest.study.figures.profile import profile
 from steepest.study.figures.scatter import scatter
 from steepest.study.figures.selection import axis_named
@@ -69,6 +70,8 @@ def check_figures(study: Study) -> None:
         for name in _AXES:
             if entry.get(name) is not None:
                 axis_named(study, entry[name])
+        if entry.get("axis") is not None:
+            varied_number(study, entry["axis"])
         _wanted(study, entry)
 
 
@@ -99,7 +102,7 @@ def _wanted(study: Study, entry: Mapping[str, Any]) -> dict[str, list[str]]:
     """Labels to keep, by axis."""
     only = entry.get("only") or {}
     if not isinstance(only, Mapping):
-        raise ValueError(f"`only` of a figure must hold labels by axis, got {only!r}")
+        raise ValueError(f"{study.path}: `only` of a figure must hold labels by axis, got {only!r}")
     wanted = {}
     for name, given in only.items():
         known = axis_named(study, name).alternatives

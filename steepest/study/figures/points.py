@@ -59,9 +59,8 @@ def varied_number(study: Study, axis: str | None) -> str:
             raise NothingToDraw("Neither an axis nor a tuned option of this study has numbers for values.")
         return known[0]
     if axis not in known:
-        raise ValueError(
-            f"there is no axis or tuned option {axis!r} with numbers; there are: {', '.join(known) or 'none'}"
-        )
+        there = ", ".join(known) or "none"
+        raise ValueError(f"{study.path}: there is no axis or tuned option {axis!r} with numbers; there are: {there}")
     return axis
 
 

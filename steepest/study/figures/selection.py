@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from steepest.study.definition import Axis, Study
 from steepest.study.figures.drawing import NothingToDraw
 from steepest.study.results import TrialResult
+from steepest.study.sensitivity import number
 from steepest.study.statistics import summarize
 
 FEWEST_FOR_A_BAND = 3
@@ -30,16 +31,14 @@ def axis_named(study: Study, name: str) -> Axis:
         if axis.name == name:
             return axis
     names = ", ".join(axis.name for axis in study.axes) or "none"
-    raise ValueError(f"the study has no axis {name!r}; its axes: {names}")
+    raise ValueError(f"{study.path}: there is no axis {name!r}; axes: {names}")
 
 
 def numbers_of(axis: Axis) -> dict[str, float] | None:
-    """Value of each label of an axis of at least two numbers; None for any other axis."""
-    if axis.key is None or len(axis.values) < 2:
-        return None
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in axis.values):
-        return None
-    return {label: float(value) for label, value in zip(axis.alternatives, axis.values, strict=True)}
+    """Value of each label of an axis of two numbers or more, also of names that are numbers; None for another axis."""
+    values = {label: number(label) for label in axis.alternatives}
+    found = {label: value for label, value in values.items() if value is not None}
+    return found if len(found) == len(values) > 1 else None
 
 
 def is_log_spaced(values: Iterable[float]) -> bool:

@@ -34,7 +34,10 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
     by = by or names[0]
     cells = grouped(study, of_stage(results, "final"), names)
     times = {cell: time_to_target(members, metric) for cell, members in cells.items()}
-    order = sorted(cells, key=lambda cell: _rank(times[cell]))
+    times = {cell: own for cell, own in times.items() if own.count}
+    if not times:
+        raise NothingToDraw("No trial has come to an end.")
+    order = sorted(times, key=lambda cell: _rank(times[cell]))
     own_looks, place = looks(axis_named(study, by)), names.index(by)
     label = label_of(study, metric.name)
     figure = Figure(figsize=(6.6, min(14.0, 0.9 + 0.24 * len(order))), layout="constrained")
