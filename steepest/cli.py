@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     except SystemExit as exit:
-        # Lightning's answer to an interrupt in the middle of a run.
-        if isinstance(exit.__context__, KeyboardInterrupt):
+        # Lightning's answer to an interrupt in the middle of a run; a failure of ours has been said already.
+        if isinstance(exit.__context__, KeyboardInterrupt) and not isinstance(exit, Failure):
             fail("interrupted", INTERRUPTED)
         raise
     except Exception as error:

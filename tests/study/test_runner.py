@@ -139,17 +139,6 @@ def test_shares_of_a_job_array_make_up_the_study(undisturbed, tmp_path) -> None:
     assert results(tmp_path).keys() == results(undisturbed).keys()
 
 
-def test_a_changed_study_only_adds_what_is_missing(undisturbed, tmp_path) -> None:
-    write_study(tmp_path)
-    assert study_command(tmp_path, *run_words())[0] == 0
-    write_study(tmp_path, seeds=3)
-    code, out, _ = study_command(tmp_path, *run_words())
-    assert code == 0
-    assert len([line for line in out.splitlines() if "seed 2" in line]) == 2
-    assert len([line for line in out.splitlines() if "seed" in line]) == 2
-    assert "6 finished" in out
-
-
 def test_failed_trials_are_rows_and_run_again_when_asked_to(tmp_path) -> None:
     (tmp_path / "own.py").write_text(
         "import lightning, pathlib\n"
@@ -184,17 +173,18 @@ def test_failed_trials_are_rows_and_run_again_when_asked_to(tmp_path) -> None:
     ]
 
 
-def test_a_metric_that_nobody_logs_stops_the_study_after_one_trial(tmp_path) -> None:
-    write_study(tmp_path, metric={"name": "val/acuracy"})
+def test_a_metric_that_nobody_logs_stops_the_study_and_a_changed_file_only_adds(tmp_path) -> None:
+    write_study(tmp_path, metric={"name": "val/acuracy"}, seeds=1)
     code, _, err = study_command(tmp_path, *run_words("--jobs", "1"))
     assert code == 2
     assert len(err.splitlines()) == 1
     assert "no trial logs the metric 'val/acuracy'; the nearest that are logged: val/accuracy" in err
     assert len(results(tmp_path)) == 1
-    write_study(tmp_path)  # corrected
+    write_study(tmp_path, seeds=2)  # corrected, and another seed
     code, out, _ = study_command(tmp_path, *run_words())
     assert code == 0
     assert len([line for line in out.splitlines() if "seed" in line]) == 3
+    assert "4 finished" in out
 
 
 def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path) -> None:
@@ -227,7 +217,7 @@ def test_a_trial_that_kills_its_process_is_a_failed_row(tmp_path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_costs_nothing_that_is_finished(tmp_path) -> None:
-    write_study(tmp_path)
+    write_study(tmp_path, seeds=1)
     limit = 30_000  # bytes in a file: as little as a full disk, and it needs no rights
 
     def small() -> None:
@@ -235,7 +225,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing_that_is_finished(tmp_path) ->
 
     assert study_command(tmp_path, *run_words())[0] == 0
     before = results(tmp_path)
-    write_study(tmp_path, seeds=3, options={"trainer.enable_checkpointing": True, "model.network.hidden": 400})
+    write_study(tmp_path, seeds=2, options={"trainer.enable_checkpointing": True, "model.network.hidden": 400})
     words = [sys.executable, "-m", "steepest", "study", *map(str, run_words("--jobs", "1"))]
     outcome = subprocess.run(
         words, cwd=tmp_path, env=environment(), capture_output=True, text=True, preexec_fn=small, timeout=200
