@@ -108,6 +108,7 @@ class Study:
         options: Options over those, by dotted name.
         callbacks: Options of callbacks beside the default ones, by name.
         axes: What is varied.
+        workloads: Names of axes whose labels are tasks: the rest is compared within each of them, never across.
         seeds: Seeds of the final trials.
         tuning: How free options are chosen, or None.
         metric: What counts.
@@ -125,6 +126,7 @@ class Study:
     options: Options
     callbacks: Mapping[str, Options]
     axes: tuple[Axis, ...]
+    workloads: tuple[str, ...]
     seeds: tuple[int, ...]
     tuning: Tuning | None
     metric: Metric

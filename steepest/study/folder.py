@@ -52,6 +52,7 @@ def _plain(study: Study) -> dict[str, Any]:
         "options": dict(study.options),
         "callbacks": {name: dict(options) for name, options in study.callbacks.items()},
         "axes": {axis.name: _axis(axis) for axis in study.axes},
+        "workloads": list(study.workloads),
         "seeds": list(study.seeds),
         "metric": dict(study.metric.__dict__),
         "bound": study.bound,

@@ -1,12 +1,13 @@
 """A study file, read and checked before anything runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from steepest.parsing import check_config_file
 from steepest.study.axes import read_axes
 from steepest.study.checks import check_keys, meant, read_number, read_seeds
-from steepest.study.definition import Metric, Study
+from steepest.study.definition import Axis, Metric, Study
 from steepest.study.spaces import check_disjoint, read_tuning
 from steepest.study.yaml_files import read_yaml
 
@@ -17,6 +18,7 @@ _KEYS = (
     "options",
     "callbacks",
     "axes",
+    "workloads",
     "seeds",
     "tuning",
     "metric",
@@ -97,6 +99,7 @@ def _study(content: dict[str, Any], path: Path, scale: str) -> Study:
         options=options,
         callbacks=callbacks,
         axes=axes,
+        workloads=_workloads(content.get("workloads"), axes, where),
         seeds=seeds,
         tuning=tuning,
         metric=_metric(content.get("metric"), where),
@@ -127,6 +130,17 @@ def _base(value: Any, path: Path) -> tuple[Path, ...]:
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"{path}: base{str(error).removeprefix('--config')}") from error
     return files
+
+
+def _workloads(value: Any, axes: Sequence[Axis], where: str) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value or []
+    known = [axis.name for axis in axes]
+    if not isinstance(names, list) or not set(map(str, names)) < set(known) or len(set(names)) < len(names):
+        raise ValueError(
+            f"{where}: workloads must list some of the axes ({', '.join(known)}), not all of them: the others are "
+            f"compared on each; got {value!r}"
+        )
+    return tuple(name for name in known if name in names)
 
 
 def _metric(value: Any, where: str) -> Metric:

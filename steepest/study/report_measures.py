@@ -28,10 +28,11 @@ def sensitivities(study: Study, results: Sequence[TrialResult]) -> list[ReportTa
 
 
 def speeds(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
-    """Performance scores and mean speed-ups of the first axis; None without a target or comparable workloads."""
-    by = study.axes[0].name
-    if study.metric.target is None or len(study.axes[0].alternatives) < 2:
+    """Performance scores and mean speed-ups; None without a target, or if more than one axis is compared."""
+    compared = [axis for axis in study.axes if axis.name not in study.workloads]
+    if study.metric.target is None or len(compared) != 1 or len(compared[0].alternatives) < 2:
         return None
+    by = compared[0].name
     times = {clock: _times(study, results, by, clock) for clock in ("step", "seconds")}
     steps = times["step"]
     if steps is None:
@@ -40,7 +41,7 @@ def speeds(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
     scores = {clock: performance_profiles(own) for clock, own in times.items() if own is not None}
     gains = {clock: speed_ups(own, baseline) for clock, own in times.items() if own is not None}
     count = len(steps[baseline])
-    what = "workloads" if len(study.axes) > 1 else "seeds of the one workload"
+    what = "workloads" if study.workloads else "seeds of the one workload"
     texts = [
         (
             label,

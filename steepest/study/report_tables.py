@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import best, compare_pairs
+from steepest.study.comparison import Comparison, compare_pairs
 from steepest.study.definition import Study
 from steepest.study.figures.words import axis_label, is_share, number
 from steepest.study.plan import describe
 from steepest.study.results import TrialResult
-from steepest.study.tables import SummaryRow, shown
+from steepest.study.tables import Contest, SummaryRow, contests, shown
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 
@@ -47,7 +47,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
     columns += ("steps to target", "seconds to target") if metric.target is not None else ()
     columns += ("training s",)
-    winner = best({row.name: list(row.values.values()) for row in rows if row.values}, metric.mode)
+    best = [each.rows[each.winner.name] for each in contests(study, rows) if each.winner is not None]
     texts = []
     for row in rows:
         value = row.value
@@ -59,14 +59,15 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
             words += [_time(row.target, row.target.median_steps), _time(row.target, row.target.median_seconds)]
         texts.append((*words, number(float(f"{row.train_seconds:.3g}"))))
     first = len(axes) + tuned
+    each = " of each workload" if study.workloads else ""
     unit = " in per cent" if is_share(metric.name) else ""
     return ReportTable(
         caption=f"{metric.label}{unit}, {'best' if metric.at == 'best' else 'at the end'}, over the finished seeds",
         columns=columns,
         rows=tuple(texts),
         numbers=frozenset(range(first, len(columns))),
-        marked=frozenset(place for place, row in enumerate(rows) if winner is not None and row.name == winner.name),
-        note="The best cell is marked. sd is the standard deviation over seeds, n the number of finished seeds, "
+        marked=frozenset(place for place, row in enumerate(rows) if any(row is winner for winner in best)),
+        note=f"The best cell{each} is marked. sd is the standard deviation over seeds, n the number of finished seeds, "
         "training s the mean time of a finished run inside training steps."
         + (
             " Times to target are medians over the seeds that finished or diverged."
@@ -77,34 +78,47 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
 
 
 def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
-    """The difference of every two cells, or of each from the best if there are many; None for fewer than two."""
-    groups = {row.name: list(row.values.values()) for row in rows if row.values}
-    winner = best(groups, study.metric.mode)
-    if winner is None or len(groups) < 2:
+    """The difference of every two cells of a workload, or of each from the best; None if there are no two."""
+    held = [contest for contest in contests(study, rows) if contest.winner is not None and len(contest.rows) > 1]
+    if not held:
         return None
-    pairs = compare_pairs(groups)
-    shown_pairs = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
-    texts = []
-    for pair in shown_pairs:
-        if pair.reason is not None:
-            texts.append(
-                (pair.first, pair.second, _difference(study, pair.difference), "–", "–", "–", "–", pair.reason)
-            )
-            continue
-        verdict = "different" if pair.adjusted_p_value < winner.level else "not distinguishable"
-        interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
-        words = (_difference(study, pair.difference), interval, _rounded(pair.effect_size))
-        texts.append((pair.first, pair.second, *words, _p(pair.p_value), _p(pair.adjusted_p_value), verdict))
-    only = f" Of {len(pairs):,} pairs those with the best cell are shown." if len(shown_pairs) < len(pairs) else ""
+    texts, hidden = [], 0
+    for contest in held:
+        pairs = compare_pairs(contest.groups)
+        chosen = _shown_pairs(contest, pairs)
+        hidden += len(pairs) - len(chosen)
+        where = [contest.workload] if study.workloads else []
+        texts += [(*where, *_comparison(study, contest, pair)) for pair in chosen]
+    only = " Only pairs with the best cell are shown." if hidden else ""
+    within = " of a workload" if study.workloads else ""
     unit = " (points)" if is_share(study.metric.name) else ""
+    columns = ("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", "")
+    first = 1 if study.workloads else 0
     return ReportTable(
         caption=f"Differences of {study.metric.label} between cells",
-        columns=("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", ""),
+        columns=(*(("workload",) if study.workloads else ()), *columns),
         rows=tuple(texts),
-        numbers=frozenset(range(2, 7)),
-        note=f"Welch's t-test; p-values are adjusted for the number of pairs ({len(pairs):,}) by Holm's method, "
-        f"intervals are of one pair each.{only}",
+        numbers=frozenset(range(2 + first, 7 + first)),
+        note=f"Welch's t-test; p-values are adjusted for the number of pairs{within} by Holm's method, intervals are "
+        f"of one pair each.{only}",
     )
+
+
+def _shown_pairs(contest: Contest, pairs: Sequence[Comparison]) -> Sequence[Comparison]:
+    if len(pairs) <= MOST_PAIRS or contest.winner is None:
+        return pairs
+    return [pair for pair in pairs if contest.winner.name in (pair.first, pair.second)]
+
+
+def _comparison(study: Study, contest: Contest, pair: Comparison) -> tuple[str, ...]:
+    difference = _difference(study, pair.difference)
+    if pair.reason is not None:
+        return (pair.first, pair.second, difference, "–", "–", "–", "–", pair.reason)
+    level = contest.winner.level if contest.winner is not None else 0.0
+    verdict = "different" if pair.adjusted_p_value < level else "not distinguishable"
+    interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
+    sizes = (difference, interval, _rounded(pair.effect_size), _p(pair.p_value), _p(pair.adjusted_p_value))
+    return (pair.first, pair.second, *sizes, verdict)
 
 
 def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Winner, best
+from steepest.study.comparison import Winner
 from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import spoken, target_text
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary
-from steepest.study.tables import SummaryRow, shown
+from steepest.study.tables import Contest, SummaryRow, contests, shown
 from steepest.study.tuning import chosen_points
 
 MOST_NAMED = 6
@@ -39,17 +39,25 @@ def progress(results: Sequence[TrialResult], total: int) -> str:
 
 
 def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
-    """The study's answer in one sentence; one of part of the trials says so."""
-    groups = {row.name: list(row.values.values()) for row in rows if row.values}
-    winner = best(groups, study.metric.mode)
-    if winner is None:
+    """The study's answer, a sentence for each workload; one of part of the trials says so."""
+    held = [contest for contest in contests(study, rows) if contest.winner is not None]
+    if not held:
         return "No trial of the final stage has finished yet, so there is no answer."
-    row = next(row for row in rows if row.name == winner.name)
+    return " ".join(_sentence(study, contest, complete) for contest in held)
+
+
+def _sentence(study: Study, contest: Contest, complete: bool) -> str:
+    winner = contest.winner
+    assert winner is not None
+    row = contest.rows[winner.name]
     at = "best" if study.metric.at == "best" else "final"
     value = f"{at} {study.metric.label} of {shown(winner.mean, study.metric)} ({interval_text(row.value, study)})"
-    if len(groups) == 1:
-        return f"{winner.name} {'has' if complete else 'has so far'} a {value}."
-    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
+    where = f"On {contest.workload}, " if contest.workload else ""
+    if len(contest.rows) == 1:
+        return f"{where}{winner.name} {'has' if complete else 'has so far'} a {value}."
+    start = f"{where}best" if where else "Best"
+    others = _others(winner, len(contest.rows) - 1)
+    return f"{start}{'' if complete else ' so far'} is {winner.name} with a {value}{others}."
 
 
 def interval_text(summary: Summary, study: Study) -> str:
@@ -98,8 +106,10 @@ def protocol(study: Study) -> list[tuple[str, str]]:
     at = "at the end of the schedule" if metric.at == "final" else "at its best evaluation"
     parts = [("Scale", study.scale)]
     parts += [(f"Axis “{axis.name.replace('_', ' ')}”", _axis(axis)) for axis in study.axes]
+    if study.workloads:
+        parts.append(("Workloads", f"{', '.join(study.workloads)}; the rest is compared within each of them"))
     parts += [
-        ("Base configs", ", ".join(path.name.partition("_")[2] or path.name for path in study.base)),
+        ("Base configs", ", ".join(path.name for path in study.base)),
         ("Options for all", _options(study.options)),
         ("Seeds", f"{', '.join(map(str, study.seeds))}; a seed sets initialization and order of the data"),
         ("Tuning", _tuning(study)),

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from diagnostics.artifacts import save_json, write_atomically
 from steepest.study.axes import label_of
-from steepest.study.comparison import best
+from steepest.study.comparison import Winner, best
 from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
 from steepest.study.plan import cells
@@ -132,6 +132,39 @@ def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryR
     return rows
 
 
+@dataclass(frozen=True)
+class Contest:
+    """What is compared with each other: the cells of one workload.
+
+    Attributes:
+        workload: Its labels in one line; empty if the study names no workloads.
+        rows: Its cells that have results, by their labels on the other axes.
+        winner: The best of them, or None if nothing finished.
+    """
+
+    workload: str
+    rows: Mapping[str, SummaryRow]
+    winner: Winner | None
+
+    @property
+    def groups(self) -> dict[str, list[float]]:
+        """The metric's values by cell."""
+        return {name: list(row.values.values()) for name, row in self.rows.items()}
+
+
+def contests(study: Study, rows: Sequence[SummaryRow]) -> list[Contest]:
+    """The study's comparisons, one for each workload, in the order of the axes."""
+    found: dict[str, dict[str, SummaryRow]] = {}
+    for row in rows:
+        own = found.setdefault(", ".join(row.labels[name] for name in study.workloads), {})
+        if row.values:
+            own[", ".join(label for name, label in row.labels.items() if name not in study.workloads)] = row
+    return [
+        Contest(workload, own, best({name: list(row.values.values()) for name, row in own.items()}, study.metric.mode))
+        for workload, own in found.items()
+    ]
+
+
 def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) -> None:
     """Print the summary as a table, one line a cell, and what it says of the best one.
 
@@ -158,8 +191,11 @@ def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) ->
     for words in zip(*(values for _, values in columns), strict=True):
         table.add_row(*map(Text, words))
     console.print(table)
-    for line in _remarks(metric, rows):
-        console.print(Text(line))
+    if any(row.on_edge for row in rows):
+        console.print(Text("* the best value is the lowest or highest tried"))
+    for contest in contests(study, rows):
+        for line in _remarks(metric, contest):
+            console.print(Text(line))
 
 
 def shown(value: float, metric: Metric) -> str:
@@ -193,13 +229,12 @@ def _point(row: SummaryRow) -> str:
     )
 
 
-def _remarks(metric: Metric, rows: Sequence[SummaryRow]) -> list[str]:
-    lines = ["* the best value is the lowest or highest tried"] if any(row.on_edge for row in rows) else []
-    groups = {row.name: list(row.values.values()) for row in rows if row.values}
-    winner = best(groups, metric.mode)
-    if winner is None or len(groups) < 2:
-        return lines
-    lines.append(f"best: {winner.name} ({shown(winner.mean, metric)})")
+def _remarks(metric: Metric, contest: Contest) -> list[str]:
+    winner = contest.winner
+    if winner is None or len(contest.rows) < 2:
+        return []
+    where = f"{contest.workload}: " if contest.workload else ""
+    lines = [f"{where}best: {winner.name} ({shown(winner.mean, metric)})"]
     for names, words in (
         (
             winner.indistinguishable,
@@ -208,5 +243,5 @@ def _remarks(metric: Metric, rows: Sequence[SummaryRow]) -> list[str]:
         (winner.untestable, "too few runs to tell from it"),
         (winner.unreliable, "better where it finished, but it diverged too"),
     ):
-        lines += [f"{words}: {'; '.join(names)}"] if names else []
+        lines += [f"  {words}: {'; '.join(names)}"] if names else []
     return lines

@@ -49,6 +49,7 @@ def make_study(axes: Sequence[Axis] = (OPTIMIZERS,), seeds: int = 5, tuned: bool
         "tuning": tuning,
         "metric": metric,
         "bound": 100.0,
+        "workloads": (),
         "figures": (),
         "seconds": None,
         "path": Path("a_study.yaml"),

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steepest.study.definition import Dimension, Tuning
 from steepest.study.folder import load_stored, store_study
 from steepest.study.plan import cells, command_line, final_trials, make_trial, tuning_trials
 from steepest.study.reading import load_study
@@ -127,12 +128,9 @@ def test_log_spaced_axis_equals_numpy(tmp_path):
 
 
 @given(trials=st.integers(2, 40), low=st.floats(1e-6, 1e-2), factor=st.floats(2, 1e4))
-def test_drawn_points_lie_in_their_space_and_spread_over_it(trials, low, factor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("s")
-    space = {"optimizer.lr": {"log": [low, low * factor]}}
-    study = study_of(folder, tuning={"method": "quasi_random", "trials": trials, "seeds": [9], "space": space})
-    assert study.tuning is not None
-    values = [point["optimizer.lr"] for point in points(study.tuning, study.tuning.space)]
+def test_drawn_points_lie_in_their_space_and_spread_over_it(trials, low, factor):
+    tuning = Tuning("quasi_random", trials, (9,), {"optimizer.lr": Dimension("log", (low, low * factor))}, {}, False)
+    values = [point["optimizer.lr"] for point in points(tuning, tuning.space)]
     assert len(values) == trials
     shares = np.log(np.array(values) / low) / np.log(factor)
     assert shares.min() > -0.01
@@ -196,7 +194,7 @@ def test_metric_of_a_result(tmp_path):
 
 @pytest.mark.parametrize("tuning", [CONTENT["tuning"], None, {"method": "quasi_random", "trials": 4, "space": {}}])
 def test_a_stored_study_has_the_same_trials(tmp_path, tuning):
-    study = study_of(tmp_path, tuning=tuning)
+    study = study_of(tmp_path, tuning=tuning, workloads=["width"])
     store_study(tmp_path / "studies" / "which" / "smoke", study)
     (tmp_path / "base.yaml").unlink()
     stored = load_stored(tmp_path / "studies" / "which" / "smoke")
@@ -231,6 +229,8 @@ def test_a_stored_study_has_the_same_trials(tmp_path, tuning):
             {"axes": {"lr": {"key": "optimizer.lr", "values": [1]}}},
             "'optimizer.lr' is set by '1' of the axis 'lr' and also tuned",
         ),
+        ({"workloads": ["optimizer", "width"]}, "workloads must list some of the axes"),
+        ({"workloads": ["task"]}, "workloads must list some of the axes"),
         ({"seeds": 0, "scales": {}}, "seeds must be a number of seeds above 0"),
         ({"seeds": [1, 1], "scales": {}}, "or a list of different ones"),
         ({"seeds": [100], "scales": {}}, "seeds 100 are in both seeds and tuning.seeds"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from steepest.study.definition import Axis
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer
@@ -180,3 +181,25 @@ def test_pairs_are_tested_with_their_correction():
     assert first[5:] == ("< 0.001", "< 0.001", "different")
     assert "2 finished runs each are needed" in table.rows[1][-1]
     assert summary(study, rows).marked == {0}
+
+
+def _by_task(labels, point, seed):
+    accuracy = {("SGD", "easy"): 0.99, ("Adam", "easy"): 0.98, ("SGD", "hard"): 0.5, ("Adam", "hard"): 0.6}
+    return accuracy[labels["optimizer"], labels["task"]] + 0.001 * seed, None
+
+
+def test_workloads_are_never_compared_with_each_other():
+    optimizers = Axis("optimizer", {"SGD": {}, "Adam": {}})
+    tasks = Axis("task", {"easy": {}, "hard": {}})
+    study = make_study(axes=(optimizers, tasks), seeds=3, workloads=("task",))
+    rows = summary_table(study, make_results(study, _by_task))
+    assert answer(study, rows, complete=True) == (
+        "On easy, best is SGD with a final validation accuracy of 99.10 % (95 % interval 98.85 % to 99.35 %, 3 seeds); "
+        "it is distinguishably better than the other. "
+        "On hard, best is Adam with a final validation accuracy of 60.10 % (95 % interval 59.85 % to 60.35 %, "
+        "3 seeds); it is distinguishably better than the other."
+    )
+    table = comparisons(study, rows)
+    assert [row[:4] for row in table.rows] == [("easy", "SGD", "Adam", "+1.00"), ("hard", "SGD", "Adam", "−10.00")]
+    marked = summary(study, rows).marked
+    assert [tuple(rows[place].labels.values()) for place in sorted(marked)] == [("SGD", "easy"), ("Adam", "hard")]
