@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import best, compare_pairs
+from steepest.study.comparison import Comparison, best, compare_pairs
 from steepest.study.definition import Study
-from steepest.study.figures.words import axis_label, is_share, number
+from steepest.study.figures.words import axis_label, cell_name, is_share, number, value_text
 from steepest.study.plan import describe
+from steepest.study.report_words import by_workload, groups_of, row_name
 from steepest.study.results import TrialResult
-from steepest.study.tables import SummaryRow, shown
+from steepest.study.tables import SummaryRow
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 
@@ -47,7 +48,8 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
     columns += ("steps to target", "seconds to target") if metric.target is not None else ()
     columns += ("training s",)
-    winner = best({row.name: list(row.values.values()) for row in rows if row.values}, metric.mode)
+    groups = [groups_of(study, own) for own in by_workload(study, rows).values()]
+    winners = {winner.name for own in groups if (winner := best(own, metric.mode)) is not None}
     texts = []
     for row in rows:
         value = row.value
@@ -65,9 +67,9 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
         columns=columns,
         rows=tuple(texts),
         numbers=frozenset(range(first, len(columns))),
-        marked=frozenset(place for place, row in enumerate(rows) if winner is not None and row.name == winner.name),
-        note="The best cell is marked. sd is the standard deviation over seeds, n the number of finished seeds, "
-        "training s the mean time of a finished run inside training steps."
+        marked=frozenset(place for place, row in enumerate(rows) if row_name(study, row) in winners),
+        note=f"The best cell {'of each workload ' if len(groups) > 1 else ''}is marked. sd is the standard deviation "
+        "over seeds, n the number of finished seeds, training s the mean time of a finished run inside training steps."
         + (
             " Times to target are medians over the seeds that finished or diverged."
             if metric.target is not None
@@ -77,34 +79,52 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
 
 
 def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
-    """The difference of every two cells, or of each from the best if there are many; None for fewer than two."""
-    groups = {row.name: list(row.values.values()) for row in rows if row.values}
-    winner = best(groups, study.metric.mode)
-    if winner is None or len(groups) < 2:
-        return None
-    pairs = compare_pairs(groups)
-    shown_pairs = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
-    texts = []
-    for pair in shown_pairs:
-        if pair.reason is not None:
-            texts.append(
-                (pair.first, pair.second, _difference(study, pair.difference), "–", "–", "–", "–", pair.reason)
-            )
+    """The difference of every two cells of a workload, or of each from the best if there are many.
+
+    None if there is no pair of cells with two finished runs each.
+    """
+    texts, total, left_out = [], 0, 0
+    for own in by_workload(study, rows).values():
+        groups = groups_of(study, own)
+        winner = best(groups, study.metric.mode)
+        if winner is None:
             continue
-        verdict = "different" if pair.adjusted_p_value < winner.level else "not distinguishable"
-        interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
-        words = (_difference(study, pair.difference), interval, _rounded(pair.effect_size))
-        texts.append((pair.first, pair.second, *words, _p(pair.p_value), _p(pair.adjusted_p_value), verdict))
-    only = f" Of {len(pairs):,} pairs those with the best cell are shown." if len(shown_pairs) < len(pairs) else ""
+        pairs = compare_pairs(groups)
+        total += sum(pair.reason is None for pair in pairs)
+        kept = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
+        left_out += len(pairs) - len(kept)
+        texts += [_comparison(study, pair, winner.level) for pair in kept]
+    if not total:
+        return None
+    only = " Only pairs with the best cell are shown." if left_out else ""
     unit = " (points)" if is_share(study.metric.name) else ""
     return ReportTable(
         caption=f"Differences of {study.metric.label} between cells",
         columns=("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", ""),
         rows=tuple(texts),
         numbers=frozenset(range(2, 7)),
-        note=f"Welch's t-test; p-values are adjusted for the number of pairs ({len(pairs):,}) by Holm's method, "
-        f"intervals are of one pair each.{only}",
+        note="Welch's t-test; p-values are adjusted by Holm's method for the number of pairs tested on a workload "
+        f"({total:,} in all), intervals are of one pair each.{only}",
     )
+
+
+def _comparison(study: Study, pair: Comparison, level: float) -> tuple[str, ...]:
+    difference = _difference(study, pair.difference)
+    if pair.reason is not None:
+        return (
+            pair.first,
+            pair.second,
+            difference,
+            "–",
+            "–",
+            "–",
+            "–",
+            "not testable: 2 finished runs each are needed",
+        )
+    verdict = "different" if pair.adjusted_p_value < level else "not distinguishable"
+    interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
+    effect = _rounded(pair.effect_size)
+    return (pair.first, pair.second, difference, interval, effect, _p(pair.p_value), _p(pair.adjusted_p_value), verdict)
 
 
 def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
@@ -114,7 +134,7 @@ def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
         return None
     texts = [
         (
-            ", ".join(cell),
+            cell_name(study, [axis.name for axis in study.axes], cell),
             "no point finished" if choice.point is None else _point(choice.point, ()),
             value_of(study, choice.value),
             str(choice.trials),
@@ -166,7 +186,7 @@ def environment(content: Mapping[str, Any]) -> ReportTable | None:
 
 def value_of(study: Study, value: float) -> str:
     """A value of the metric, without its unit."""
-    return "–" if math.isnan(value) else shown(value, study.metric).removesuffix(" %")
+    return value_text(study.metric.name, value).removesuffix(" %")
 
 
 def spoken_keys(keys: Sequence[str]) -> str:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from steepest.study.definition import Axis
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer
 from steepest.study.results import load_results, write_result
 from steepest.study.tables import summary_table
-from tests.study.synthetic import TUNING, make_results, make_study, write_study
+from tests.study.synthetic import OPTIMIZERS, TUNING, make_results, make_study, values, write_study
 
 FIGURES = "figures: [{kind: curves}, {kind: sensitivity}, {kind: layers}]\n"
 
@@ -167,7 +168,8 @@ NAN = math.nan
 )
 def test_answers(groups, sentence):
     study, rows = rows_of(groups)
-    expected = sentence or "SGD has a final validation accuracy of 90.00 % (95 % interval 90.00 % to 90.00 %, 2 seeds)."
+    only = "SGD, with a final validation accuracy of 90.00 % (95 % interval 90.00 % to 90.00 %, 2 seeds)."
+    expected = sentence or f"The only one with a result is {only}"
     assert answer(study, rows, complete=True) == expected
 
 
@@ -180,3 +182,25 @@ def test_pairs_are_tested_with_their_correction():
     assert first[5:] == ("< 0.001", "< 0.001", "different")
     assert "2 finished runs each are needed" in table.rows[1][-1]
     assert summary(study, rows).marked == {0}
+
+
+def test_tasks_are_answered_apart():
+    """An accuracy on one data set is no rival of one on another; a network is no other task."""
+    tasks = Axis("task", {"digits": {"data": "Digits"}, "MNIST": {"data": "MNIST"}})
+    study = make_study([OPTIMIZERS, tasks], seeds=3)
+
+    def truth(labels, point, seed):
+        # SGD and Muon are good on digits, Adam is on MNIST.
+        good = (labels["task"] == "MNIST") == (labels["optimizer"] == "Adam")
+        return (0.9 if good else 0.5) + seed / 1000 - 0.1 * (labels["optimizer"] == "Muon"), None
+
+    rows = summary_table(study, make_results(study, truth))
+    sentences = answer(study, rows, complete=True)
+    assert sentences.startswith("On digits, best is SGD")
+    assert "On MNIST, best is Adam, MNIST with a final validation accuracy of 90.10 %" in sentences
+    assert len(summary(study, rows).marked) == 2
+    table = comparisons(study, rows)
+    assert table is not None
+    assert len(table.rows) == 3 + 3
+    sizes = values("batch", "data.batch_size", [32, 64])
+    assert "On " not in answer(make_study([OPTIMIZERS, sizes]), [], complete=True)
