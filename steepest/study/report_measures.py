@@ -8,7 +8,7 @@ from steepest.study.definition import Study
 from steepest.study.figures import NothingToDraw
 from steepest.study.figures.points import metric_named, points_by_cell, varied_number
 from steepest.study.figures.selection import others
-from steepest.study.figures.words import axis_label, is_share
+from steepest.study.figures.words import axis_label, cell_name, is_share
 from steepest.study.profiles import performance_profiles, speed_ups, workload_times
 from steepest.study.report_tables import ReportTable, value_of
 from steepest.study.results import TrialResult
@@ -70,7 +70,15 @@ def _sensitivity(study: Study, results: Sequence[TrialResult], axis: str) -> Rep
     for cell, points in cells.items():
         own, limit = sensitivity(points, study.metric.mode), envelope(points)
         largest = "none" if limit.largest is None else f"{limit.largest:.3g}"
-        texts.append((", ".join(cell) or "all", *_best(study, own), _good(own), largest, _first(limit.first_failing)))
+        texts.append(
+            (
+                cell_name(study, others(study, axis), cell) or "all",
+                *_best(study, own),
+                _good(own),
+                largest,
+                _first(limit.first_failing),
+            )
+        )
     name = axis_label(axis)
     unit = " (%)" if is_share(study.metric.name) else ""
     tolerance = "one point" if study.metric.mode == "max" else "5 %"

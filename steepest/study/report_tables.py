@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Comparison, compare_pairs
+from steepest.study.comparison import Comparison, best, compare_pairs
 from steepest.study.definition import Study
-from steepest.study.figures.words import axis_label, is_share, number
+from steepest.study.figures.words import axis_label, cell_name, is_share, number, value_text
 from steepest.study.plan import describe
+from steepest.study.report_words import by_workload, groups_of, row_name
 from steepest.study.results import TrialResult
-from steepest.study.tables import Contest, SummaryRow, contests, shown
+from steepest.study.tables import SummaryRow
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 
@@ -47,7 +48,8 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
     columns += ("steps to target", "seconds to target") if metric.target is not None else ()
     columns += ("training s",)
-    best = [each.rows[each.winner.name] for each in contests(study, rows) if each.winner is not None]
+    groups = [groups_of(study, own) for own in by_workload(study, rows).values()]
+    winners = {winner.name for own in groups if (winner := best(own, metric.mode)) is not None}
     texts = []
     for row in rows:
         value = row.value
@@ -66,9 +68,9 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
         columns=columns,
         rows=tuple(texts),
         numbers=frozenset(range(first, len(columns))),
-        marked=frozenset(place for place, row in enumerate(rows) if any(row is winner for winner in best)),
-        note=f"The best cell{each} is marked. sd is the standard deviation over seeds, n the number of finished seeds, "
-        "training s the mean time of a finished run inside training steps."
+        marked=frozenset(place for place, row in enumerate(rows) if row_name(study, row) in winners),
+        note=f"The best cell {'of each workload ' if len(groups) > 1 else ''}is marked. sd is the standard deviation "
+        "over seeds, n the number of finished seeds, training s the mean time of a finished run inside training steps."
         + (
             " Times to target are medians over the seeds that finished or diverged."
             if metric.target is not None
@@ -78,19 +80,24 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
 
 
 def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
-    """The difference of every two cells of a workload, or of each from the best; None if there are no two."""
-    held = [contest for contest in contests(study, rows) if contest.winner is not None and len(contest.rows) > 1]
-    if not held:
+    """The difference of every two cells of a workload, or of each from the best if there are many.
+
+    None if there is no pair of cells with two finished runs each.
+    """
+    texts, total, left_out = [], 0, 0
+    for own in by_workload(study, rows).values():
+        groups = groups_of(study, own)
+        winner = best(groups, study.metric.mode)
+        if winner is None:
+            continue
+        pairs = compare_pairs(groups)
+        total += sum(pair.reason is None for pair in pairs)
+        kept = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
+        left_out += len(pairs) - len(kept)
+        texts += [_comparison(study, pair, winner.level) for pair in kept]
+    if not total:
         return None
-    texts, hidden = [], 0
-    for contest in held:
-        pairs = compare_pairs(contest.groups)
-        chosen = _shown_pairs(contest, pairs)
-        hidden += len(pairs) - len(chosen)
-        where = [contest.workload] if study.workloads else []
-        texts += [(*where, *_comparison(study, contest, pair)) for pair in chosen]
-    only = " Only pairs with the best cell are shown." if hidden else ""
-    within = " of a workload" if study.workloads else ""
+    only = " Only pairs with the best cell are shown." if left_out else ""
     unit = " (points)" if is_share(study.metric.name) else ""
     columns = ("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", "")
     first = 1 if study.workloads else 0
@@ -98,27 +105,29 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
         caption=f"Differences of {study.metric.label} between cells",
         columns=(*(("workload",) if study.workloads else ()), *columns),
         rows=tuple(texts),
-        numbers=frozenset(range(2 + first, 7 + first)),
-        note=f"Welch's t-test; p-values are adjusted for the number of pairs{within} by Holm's method, intervals are "
-        f"of one pair each.{only}",
+        numbers=frozenset(range(2, 7)),
+        note="Welch's t-test; p-values are adjusted by Holm's method for the number of pairs tested on a workload "
+        f"({total:,} in all), intervals are of one pair each.{only}",
     )
 
 
-def _shown_pairs(contest: Contest, pairs: Sequence[Comparison]) -> Sequence[Comparison]:
-    if len(pairs) <= MOST_PAIRS or contest.winner is None:
-        return pairs
-    return [pair for pair in pairs if contest.winner.name in (pair.first, pair.second)]
-
-
-def _comparison(study: Study, contest: Contest, pair: Comparison) -> tuple[str, ...]:
+def _comparison(study: Study, pair: Comparison, level: float) -> tuple[str, ...]:
     difference = _difference(study, pair.difference)
     if pair.reason is not None:
-        return (pair.first, pair.second, difference, "–", "–", "–", "–", pair.reason)
-    level = contest.winner.level if contest.winner is not None else 0.0
+        return (
+            pair.first,
+            pair.second,
+            difference,
+            "–",
+            "–",
+            "–",
+            "–",
+            "not testable: 2 finished runs each are needed",
+        )
     verdict = "different" if pair.adjusted_p_value < level else "not distinguishable"
     interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
-    sizes = (difference, interval, _rounded(pair.effect_size), _p(pair.p_value), _p(pair.adjusted_p_value))
-    return (pair.first, pair.second, *sizes, verdict)
+    effect = _rounded(pair.effect_size)
+    return (pair.first, pair.second, difference, interval, effect, _p(pair.p_value), _p(pair.adjusted_p_value), verdict)
 
 
 def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
@@ -128,7 +137,7 @@ def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
         return None
     texts = [
         (
-            ", ".join(cell),
+            cell_name(study, [axis.name for axis in study.axes], cell),
             "no point finished" if choice.point is None else _point(choice.point, ()),
             value_of(study, choice.value),
             str(choice.trials),
@@ -180,7 +189,7 @@ def environment(content: Mapping[str, Any]) -> ReportTable | None:
 
 def value_of(study: Study, value: float) -> str:
     """A value of the metric, without its unit."""
-    return "–" if math.isnan(value) else shown(value, study.metric).removesuffix(" %")
+    return value_text(study.metric.name, value).removesuffix(" %")
 
 
 def spoken_keys(keys: Sequence[str]) -> str:

@@ -125,8 +125,8 @@ def test_bars_are_sorted_with_diverged_cells_last():
     results = make_results(study)
     axes = one(study, results, kind="bars").figure.axes[0]
     labels = labels_of(axes)
-    assert labels[0] == "SGD, 0.1"
-    assert labels[-3:] == [f"{name}, 1 (3 of 5 diverged)" for name in ("SGD", "Adam", "Muon")]
+    assert labels[0] == "SGD, learning rate 0.1"
+    assert labels[-3:] == [f"{name}, learning rate 1 (3 of 5 diverged)" for name in ("SGD", "Adam", "Muon")]
     means = [mark.get_xdata()[0] for mark in lines(axes, "D")]
     assert means[:9] == sorted(means[:9], reverse=True)
     assert sum(len(own.get_xdata()) for own in lines(axes, ".")) == 9 * 5 + 3 * 2

@@ -23,6 +23,7 @@ from steepest.study.figures.sensitivity import sensitivity
 from steepest.study.figures.targets import targets
 from steepest.study.figures.trajectories import trajectories
 from steepest.study.figures.transfer import transfer
+from steepest.study.figures.words import cell_name, spoken
 from steepest.study.results import TrialResult
 
 FIGURES: dict[str, Callable[..., list[Drawing]]] = {
@@ -94,7 +95,10 @@ def draw(study: Study, results: Sequence[TrialResult], folder: Path, entry: Mapp
     drawings = FIGURES[entry["kind"]](study, kept, folder, **options)
     if "title" in entry:
         name = "group" if drawings[0].group else "title"
-        drawings = [replace(drawing, **{name: str(entry["title"])}) for drawing in drawings]
+        return [replace(drawing, **{name: str(entry["title"])}) for drawing in drawings]
+    if wanted and not drawings[0].group:
+        kept_only = ", ".join(cell_name(study, [axis], [spoken(own)]) for axis, own in wanted.items())
+        return [replace(drawing, title=f"{drawing.title} ({kept_only})") for drawing in drawings]
     return drawings
 
 

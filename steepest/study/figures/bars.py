@@ -8,11 +8,10 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import Cell
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import axis_named, grouped, of_stage, scalar
+from steepest.study.figures.selection import Cell, axis_named, grouped, of_stage, scalar
 from steepest.study.figures.style import WIDTH, is_wide_range, looks, styled
-from steepest.study.figures.words import aligned, axis_text, capital, label_of, set_unit, value_text
+from steepest.study.figures.words import aligned, axis_text, capital, cell_name, label_of, set_unit, value_text
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary, summarize
 
@@ -52,8 +51,9 @@ def bars(
     order = sorted(cells, key=lambda cell: _rank(sign, summaries[cell]))
     own_looks, place = looks(axis_named(study, by)), names.index(by)
     colors = {cell: own_looks[cell[place]].color for cell in cells}
+    shown = {cell: cell_name(study, names, cell) for cell in cells}
     broken = {cell: _broken(members) for cell, members in cells.items()}
-    figure = _draw(metric, order, values, summaries, colors, broken)
+    figure = _draw(metric, order, values, summaries, colors, shown, broken)
     name = label_of(study, metric)
     figure.axes[0].set_xlabel(axis_text(study, metric))
     set_unit(figure.axes[0].xaxis, metric)
@@ -65,7 +65,7 @@ def bars(
             "seeds (the number at the right), the line its 95 % interval (t), small points are single seeds. Cells in "
             "which seeds diverged or failed come last, with their number.",
             alternative=f"{capital(at)} {name}, best first: "
-            + "; ".join(f"{', '.join(cell)} {value_text(metric, summaries[cell].mean)}{broken[cell]}" for cell in order)
+            + "; ".join(f"{shown[cell]} {value_text(metric, summaries[cell].mean)}{broken[cell]}" for cell in order)
             + ".",
             figure=figure,
         )
@@ -78,6 +78,7 @@ def _draw(
     values: dict[Cell, list[float]],
     summaries: dict[Cell, Summary],
     colors: dict[Cell, str],
+    names: dict[Cell, str],
     broken: dict[Cell, str],
 ) -> Figure:
     finite = [value for own in values.values() for value in own if math.isfinite(value)]
@@ -102,7 +103,7 @@ def _draw(
         axes.plot(own, [row + offset for offset in offsets], ".", color="0.25", ms=3.5, alpha=0.8)
         axes.text(1.02, row, texts[row], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.plot(summary.mean, row, "D", color=color, markeredgecolor="white", markersize=6, zorder=4)
-    axes.set_yticks(range(len(order)), [f"{', '.join(cell) or 'all'}{broken[cell]}" for cell in order])
+    axes.set_yticks(range(len(order)), [f"{names[cell]}{broken[cell]}" for cell in order])
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")

@@ -1,40 +1,28 @@
 """A scalar over the run."""
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.key import Key
 from steepest.study.figures.selection import (
     FEWEST_FOR_A_BAND,
+    Cell,
     Line,
-    axis_named,
     grouped,
-    is_log_spaced,
     line,
-    numbers_of,
     of_stage,
     others,
 )
 from steepest.study.figures.style import (
-    DASHES,
-    WIDTH,
     Look,
-    handle,
     is_wide_range,
-    legend,
-    legend_height,
-    looks,
     panels,
     styled,
 )
@@ -42,8 +30,8 @@ from steepest.study.figures.words import (
     axis_label,
     axis_text,
     capital,
+    cell_name,
     label_of,
-    panel_title,
     set_unit,
     spoken,
     value_text,
@@ -51,7 +39,6 @@ from steepest.study.figures.words import (
 from steepest.study.results import TrialResult
 
 MOST_PANELS = 12
-MOST_ENTRIES = 8  # more numbers than this get a color bar instead of a legend
 MARKS = 6  # on a line: more would hide it
 CLOCKS = {"step": "optimizer step", "time": "training time (s)"}
 BAND = (
@@ -62,7 +49,6 @@ BAND = (
 # What is compared by factors.
 _BY_FACTORS = ("noise/", "grad/")
 
-Cell = tuple[str, ...]
 Lines = Mapping[Cell, Line]
 
 
@@ -100,14 +86,14 @@ def curves(
     lines = {labels: measured(cells_of(study, members, by, rows), metric, x) for labels, members in parts.items()}
     if not any(lines.values()):
         raise NothingToDraw(f"No trial has logged {metric}.")
-    entries = key_entries(study, by, lines.values())
-    figure, grid = panels(len(lines), legend=entries_height(study, by, entries, len(lines)), sharex=True, sharey=True)
+    key = Key.of(study, [by, *others(study, by, *rows)], *lines.values())
+    figure, grid = panels(len(lines), legend=key.height(len(lines)), sharex=True, sharey=True)
     name = label_of(study, metric)
-    draw_panels(grid, lines, entries, metric, wants_log(metric, lines.values()) if log is None else log)
+    draw_panels(grid, lines, key, metric, wants_log(metric, lines.values()) if log is None else log)
     for axes, labels in zip(grid, lines, strict=True):
-        axes.set_title(panel_title(study, rows, labels))
+        axes.set_title(cell_name(study, rows, labels))
         frame(axes, grid, x, axis_text(study, metric))
-    add_key(figure, study, by, entries)
+    key.add(figure)
     clock = "optimizer steps" if x == "step" else "seconds inside training steps"
     each = f", a panel for each {spoken([axis_label(row) for row in rows])}" if len(lines) > 1 else ""
     return [
@@ -140,14 +126,12 @@ def measured(cells: Mapping[Cell, Sequence[TrialResult]], metric: str, clock: st
     return {cell: own for cell, own in found.items() if own is not None}
 
 
-def draw_panels(
-    grid: Sequence[Axes], lines: Mapping[Cell, Lines], entries: Mapping[Cell, Look], metric: str, log: bool
-) -> None:
+def draw_panels(grid: Sequence[Axes], lines: Mapping[Cell, Lines], key: Key, metric: str, log: bool) -> None:
     """Lines of panels on one scale."""
     every = [own for cells in lines.values() for own in cells.values()]
     limits = _limits(every, log)
     for axes, cells in zip(grid, lines.values(), strict=True):
-        for place, (cell, look) in enumerate(entries.items()):
+        for place, (cell, look) in enumerate(key.looks.items()):
             if cell in cells:
                 _draw(axes, cells[cell], look, limits, place)
         if log:
@@ -202,39 +186,6 @@ def frame(axes: Axes, grid: Sequence[Axes], clock: str, label: str) -> None:
         axes.set_ylabel(label)
 
 
-def key_entries(study: Study, by: str, lines: Iterable[Iterable[Cell]]) -> dict[Cell, Look]:
-    """How each cell looks: color and marker by its first label, dashes by the others."""
-    cells = list(dict.fromkeys(itertools.chain.from_iterable(lines)))
-    axis = axis_named(study, by)
-    colors, order = looks(axis), list(axis.alternatives)
-    cells.sort(key=lambda cell: order.index(cell[0]))
-    rest = list(dict.fromkeys(cell[1:] for cell in cells))
-    if len(rest) == 1:
-        return {cell: colors[cell[0]] for cell in cells}
-    return {
-        cell: Look(colors[cell[0]].color, colors[cell[0]].marker, DASHES[rest.index(cell[1:]) % len(DASHES)])
-        for cell in cells
-    }
-
-
-def entries_height(study: Study, by: str, entries: Mapping[Cell, Look], count: int) -> float:
-    """Height of the key below so many panels, inches."""
-    if _has_bar(study, by, entries):
-        return 0.0
-    return legend_height([", ".join(cell) for cell in entries], WIDTH if count == 1 else 2 * WIDTH)
-
-
-def add_key(figure: Figure, study: Study, by: str, entries: Mapping[Cell, Look]) -> None:
-    """A legend below the panels, or a color bar for many numbers."""
-    if not _has_bar(study, by, entries):
-        legend(figure, [handle(", ".join(cell), look) for cell, look in entries.items()])
-        return
-    values = sorted((numbers_of(axis_named(study, by)) or {}).values())
-    scale = LogNorm(values[0], values[-1]) if is_log_spaced(values) else Normalize(values[0], values[-1])
-    colors = ListedColormap(colormaps["viridis"]([0.9 * step / 255 for step in range(256)]))
-    figure.colorbar(ScalarMappable(scale, colors), ax=figure.axes, label=axis_label(by), aspect=30, pad=0.02)
-
-
 def ends(lines: Mapping[Cell, Lines], metric: str) -> str:
     """Last means of the lines, in words."""
     parts = []
@@ -243,7 +194,3 @@ def ends(lines: Mapping[Cell, Lines], metric: str) -> str:
             last = value_text(metric, float(own.mean[-1])) if own.count else "no finished seed"
             parts.append(f"{', '.join((*cell, *panel))} {last}")
     return "; ".join(parts)
-
-
-def _has_bar(study: Study, by: str, entries: Mapping[Cell, Look]) -> bool:
-    return numbers_of(axis_named(study, by)) is not None and len(entries) > MOST_ENTRIES

@@ -8,11 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import key_entries
 from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.key import Key
 from steepest.study.figures.points import Points, metric_named, points_by_cell, varied_number
 from steepest.study.figures.selection import is_log_spaced, others
-from steepest.study.figures.sensitivity import ONLY
 from steepest.study.figures.style import HEIGHT, WIDTH, Look, is_wide_range, legend, legend_height, styled
 from steepest.study.figures.words import axis_label, axis_text, capital, label_of, set_unit
 from steepest.study.results import TrialResult
@@ -40,8 +39,8 @@ def envelope(
     if not finite:
         raise NothingToDraw(f"No finished trial has logged {metric}.")
     limits = {cell: limit_of(points) for cell, points in cells.items()}
-    entries: dict[tuple[str, ...], Look] = key_entries(study, names[0], [cells]) if names else {(): ONLY}
-    texts = {cell: _text(cell, limits[cell]) for cell in entries}
+    key = Key.of(study, names, cells)
+    texts = {cell: _text(key.text(cell), limits[cell]) for cell in key.looks}
     labels = [*texts.values(), "diverged"]
     figure = Figure(figsize=(WIDTH, HEIGHT + 0.3 + legend_height(labels, WIDTH)), layout="constrained")
     axes = figure.subplots()
@@ -49,15 +48,15 @@ def envelope(
         axes.set_xscale("log")
     if is_wide_range(finite):
         axes.set_yscale("log")
-    for place, (cell, look) in enumerate(entries.items()):
+    for place, (cell, look) in enumerate(key.looks.items()):
         _draw(axes, cells[cell], look, place)
         if (largest := limits[cell].largest) is not None:
             axes.axvline(largest, color=look.color, linestyle=(place, (4, 3)), linewidth=1.1)
-    axes.margins(y=0.06 * (len(entries) + 1))
+    axes.margins(y=0.06 * (len(key.looks) + 1))
     axes.set_xlabel(axis_label(axis))
     axes.set_ylabel(f"final {axis_text(study, metric)}")
     set_unit(axes.yaxis, metric)
-    handles = [Line2D([], [], label=texts[cell], **look.points()) for cell, look in entries.items()]
+    handles = [Line2D([], [], label=texts[cell], **look.points()) for cell, look in key.looks.items()]
     legend(figure, [*handles, Line2D([], [], color="0.3", marker="X", linestyle="", label="diverged")])
     return [
         Drawing(
@@ -82,8 +81,8 @@ def _draw(axes, points: Points, look: Look, place: int) -> None:
     axes.plot(broken, height, "X", color=look.color, ms=7, mec="white", mew=0.5, transform=axes.get_xaxis_transform())
 
 
-def _text(cell: tuple[str, ...], found: Envelope) -> str:
-    name = f"{', '.join(cell)}: " if cell else ""
+def _text(name: str, found: Envelope) -> str:
+    name = f"{name}: " if name else ""
     if found.largest is None:
         return f"{name}none stable"
     beyond = "at least " if found.first_failing is None else "up to "

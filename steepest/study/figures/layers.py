@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import add_key, cells_of, entries_height, key_entries
+from steepest.study.figures.curves import cells_of
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import of_stage
-from steepest.study.figures.style import Look, panels, styled
+from steepest.study.figures.key import Key
+from steepest.study.figures.selection import Cell, of_stage, others
+from steepest.study.figures.style import panels, styled
 from steepest.study.figures.words import number
 from steepest.study.results import TrialResult
 
@@ -40,7 +41,7 @@ def layers(
     if when not in ("run", "first", "last"):
         raise ValueError(f"when of a figure of layers must be run, first or last, got {when!r}")
     by = by or study.axes[0].name
-    norms: dict[tuple[str, ...], list[float]] = {}
+    norms: dict[Cell, list[float]] = {}
     for cell, members in cells_of(study, of_stage(results, "final"), by, []).items():
         found = [own for result in members if (own := _norms(folder / result.run_folder / FILE, when))]
         if found:
@@ -48,25 +49,25 @@ def layers(
             norms[cell] = _geometric_mean(table)
     if not norms:
         raise NothingToDraw(f"No run has left a {FILE}; GradientFlowMonitor writes it.")
-    entries = key_entries(study, by, [norms])
-    figure, (left, right) = panels(2, columns=2, height=2.7, legend=entries_height(study, by, entries, 2))
-    ratios = {cell: _ratio(norms[cell]) for cell in entries}
+    key = Key.of(study, [by, *others(study, by)], norms)
+    figure, (left, right) = panels(2, columns=2, height=2.7, legend=key.height(2))
+    ratios = {cell: _ratio(norms[cell]) for cell in key.looks}
     left.set_yscale("log")
-    for cell, look in entries.items():
+    for cell, look in key.looks.items():
         own = [value if value > 0 else math.nan for value in norms[cell]]
         left.plot(range(1, len(own) + 1), own, **look.points())
     left.set_xlabel("layer, from the input")
     left.set_ylabel("gradient norm of the weight")
     left.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
     left.set_title("Gradient norm by layer")
-    _draw_ratios(right, ratios, entries)
-    add_key(figure, study, by, entries)
+    _draw_ratios(right, ratios, key)
+    key.add(figure)
     time = {
         "run": "geometric mean over the run",
         "first": "at the first measurement",
         "last": "at the last measurement",
     }
-    far = [", ".join(cell) for cell, ratio in ratios.items() if ratio > WARNING]
+    far = [key.text(cell) for cell, ratio in ratios.items() if ratio > WARNING]
     warning = f" Above it: {', '.join(far)}." if far else " None is above it."
     return [
         Drawing(
@@ -75,7 +76,7 @@ def layers(
             f"Right: the largest of them over the smallest; above {WARNING:g} (dashed) the layers with the smallest "
             f"gradients hardly train at a common learning rate.{warning}",
             alternative="Ratio of the largest to the smallest gradient norm of a layer: "
-            + "; ".join(f"{', '.join(cell)} {number(ratio)}" for cell, ratio in ratios.items())
+            + "; ".join(f"{key.text(cell)} {number(ratio)}" for cell, ratio in ratios.items())
             + ".",
             figure=figure,
             wide=True,
@@ -83,12 +84,17 @@ def layers(
     ]
 
 
-def _draw_ratios(axes: Any, ratios: Mapping[tuple[str, ...], float], entries: Mapping[tuple[str, ...], Look]) -> None:
+def _draw_ratios(axes: Any, ratios: Mapping[Cell, float], key: Key) -> None:
     axes.set_xscale("log")
     finite = [ratio for ratio in ratios.values() if math.isfinite(ratio)]
     right = 4.0 * max([WARNING, *finite])
+    edge = axes.get_yaxis_transform()
     for row, (cell, ratio) in enumerate(ratios.items()):
-        axes.barh(row, min(ratio, right) - 1.0, 0.65, left=1.0, color=entries[cell].color)
+        look = key.looks[cell]
+        # The line of the legend, at the foot of its bar: bars of one color are told apart by it.
+        axes.plot([-0.13, -0.02], [row, row], transform=edge, clip_on=False, **look.line())
+        axes.plot([-0.075], [row], transform=edge, clip_on=False, **look.points())
+        axes.barh(row, min(ratio, right) - 1.0, 0.65, left=1.0, color=look.color)
         inside = ratio > right / 30
         place = min(ratio, right / 1.2)
         color = "white" if inside else "black"

@@ -8,17 +8,15 @@ from steepest.study.definition import Study
 from steepest.study.figures.curves import (
     BAND,
     CLOCKS,
-    add_key,
     cells_of,
     draw_panels,
     ends,
-    entries_height,
-    key_entries,
     measured,
     wants_log,
 )
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import of_stage
+from steepest.study.figures.key import Key
+from steepest.study.figures.selection import of_stage, others
 from steepest.study.figures.style import panels as new_panels
 from steepest.study.figures.style import styled
 from steepest.study.figures.words import axis_text, capital, label_of, spoken
@@ -55,15 +53,15 @@ def panels(
     lines = {metric: own for metric, own in lines.items() if own}
     if not lines:
         raise NothingToDraw(f"No trial has logged any of {spoken(list(metrics))}.")
-    entries = key_entries(study, by, lines.values())
+    key = Key.of(study, [by, *others(study, by)], *lines.values())
     count = len(lines)
-    figure, grid = new_panels(count, columns=2 if count <= 4 else 3, legend=entries_height(study, by, entries, count))
+    figure, grid = new_panels(count, columns=2 if count <= 4 else 3, legend=key.height(count))
     for axes, (metric, own) in zip(grid, lines.items(), strict=True):
-        draw_panels([axes], {(): own}, entries, metric, wants_log(metric, [own]))
+        draw_panels([axes], {(): own}, key, metric, wants_log(metric, [own]))
         axes.set_title(capital(axis_text(study, metric)))
         if list(grid).index(axes) + axes.get_subplotspec().get_gridspec().ncols >= count:  # type: ignore[union-attr]
             axes.set_xlabel(CLOCKS[x])
-    add_key(figure, study, by, entries)
+    key.add(figure)
     names = [label_of(study, metric) for metric in lines]
     absent = f" No trial has logged {spoken(missing, 'or')}." if missing else ""
     return [

@@ -7,11 +7,10 @@ import numpy
 
 from steepest.study.definition import Metric, Study
 from steepest.study.figures.drawing import NothingToDraw
-from steepest.study.figures.selection import axis_named, grouped, numbers_of, of_stage
+from steepest.study.figures.selection import Cell, axis_named, grouped, numbers_of, of_stage
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import curves
 
-Cell = tuple[str, ...]
 Points = dict[float, list[float]]
 
 # Scalars of which less is better, by the last part of their name.

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import add_key, cells_of, entries_height, key_entries
+from steepest.study.figures.curves import cells_of
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import of_stage, scalar
+from steepest.study.figures.key import Key
+from steepest.study.figures.selection import of_stage, others, scalar
 from steepest.study.figures.style import HEIGHT, WIDTH, is_wide_range, styled
 from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit
 from steepest.study.results import TrialResult
@@ -48,11 +49,11 @@ def scatter(
     every = [pair for own in points.values() for pair in own]
     if not every:
         raise NothingToDraw(f"No finished trial has both {x} and {y}.")
-    entries = key_entries(study, by, [points])
-    figure = Figure(figsize=(WIDTH, HEIGHT + 0.2 + entries_height(study, by, entries, 1)), layout="constrained")
+    key = Key.of(study, [by, *others(study, by)], points)
+    figure = Figure(figsize=(WIDTH, HEIGHT + 0.2 + key.height()), layout="constrained")
     axes = figure.subplots()
     for cell, own in points.items():
-        look = entries[cell]
+        look = key.looks[cell]
         axes.plot(*zip(*own, strict=True), **look.points(linestyle="", markersize=5.5, alpha=0.9))
     if is_wide_range([pair[0] for pair in every]):
         axes.set_xscale("log")
@@ -63,7 +64,7 @@ def scatter(
     axes.set_ylabel(axis_text(study, y))
     set_unit(axes.xaxis, x)
     set_unit(axes.yaxis, y)
-    add_key(figure, study, by, entries)
+    key.add(figure)
     rank = _rank_correlation(every)
     return [
         Drawing(

@@ -17,6 +17,8 @@ from steepest.study.statistics import summarize
 
 FEWEST_FOR_A_BAND = 3
 
+Cell = tuple[str, ...]
+
 # "train/accuracy - val/accuracy": names hold no blanks, so that a hyphen between blanks is a minus.
 DIFFERENCE = re.compile(r"\s+-\s+")
 
@@ -64,9 +66,7 @@ def of_stage(results: Iterable[TrialResult], stage: str) -> list[TrialResult]:
     return found
 
 
-def grouped(
-    study: Study, results: Iterable[TrialResult], names: Sequence[str]
-) -> dict[tuple[str, ...], list[TrialResult]]:
+def grouped(study: Study, results: Iterable[TrialResult], names: Sequence[str]) -> dict[Cell, list[TrialResult]]:
     """Trials by their labels on some axes, in the order of the study file; groups without trials are left out."""
     axes = [axis_named(study, name) for name in names]
     groups = {labels: [] for labels in itertools.product(*(axis.alternatives for axis in axes))}

@@ -7,18 +7,19 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import MOST_PANELS, add_key, entries_height, key_entries
+from steepest.study.figures.curves import MOST_PANELS
 from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.key import Key
 from steepest.study.figures.points import colored_by, metric_named, points_of, trials_over, varied_number
-from steepest.study.figures.selection import FEWEST_FOR_A_BAND, grouped, is_log_spaced, others
-from steepest.study.figures.style import PALETTE, Look, is_wide_range, panels, styled
+from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, grouped, is_log_spaced, others
+from steepest.study.figures.style import Look, is_wide_range, panels, styled
 from steepest.study.figures.words import (
     axis_label,
     axis_text,
     capital,
+    cell_name,
     label_of,
     number,
-    panel_title,
     set_unit,
     spoken,
     value_text,
@@ -26,9 +27,6 @@ from steepest.study.figures.words import (
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity
 from steepest.study.sensitivity import sensitivity as measure
-
-ONLY = Look(PALETTE[0], "o", "-")
-Cell = tuple[str, ...]
 
 
 @styled
@@ -70,9 +68,8 @@ def sensitivity(
     every = [own for cells in drawn.values() for own in cells.values()]
     if not any(summary.count for own in every for summary in own.summaries):
         raise NothingToDraw(f"No finished trial has logged {judged.name}.")
-    entries: dict[Cell, Look] = key_entries(study, names[0], drawn.values()) if names else {(): ONLY}
-    height = entries_height(study, names[0], entries, len(drawn)) if names else 0.0
-    figure, grid = panels(len(drawn), legend=height, sharex=True, sharey=True)
+    key = Key.of(study, names, *drawn.values())
+    figure, grid = panels(len(drawn), legend=key.height(len(drawn)), sharex=True, sharey=True)
     name = label_of(study, judged.name)
     means = [summary.mean for own in every for summary in own.summaries]
     for axes, (labels, cells) in zip(grid, drawn.items(), strict=True):
@@ -81,9 +78,9 @@ def sensitivity(
         if is_wide_range(means) if log is None else log:
             axes.set_yscale("log")
         for row, (cell, own) in enumerate(cells.items()):
-            _draw(axes, own, entries[cell], row)
+            _draw(axes, own, key.looks[cell], row)
         set_unit(axes.yaxis, judged.name)
-        axes.set_title(panel_title(study, rows, labels))
+        axes.set_title(cell_name(study, rows, labels))
     columns = grid[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     for place, axes in enumerate(grid):
         if place + columns >= len(grid):
@@ -91,8 +88,7 @@ def sensitivity(
             axes.tick_params(labelbottom=True)
         if place % columns == 0:
             axes.set_ylabel(axis_text(study, judged.name))
-    if names:
-        add_key(figure, study, names[0], entries)
+    key.add(figure)
     stage = "tuning" if axis not in study_axes(study) else "final"
     split_text = f", a panel for each {spoken([axis_label(row) for row in rows])}" if len(drawn) > 1 else ""
     return [

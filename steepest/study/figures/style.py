@@ -12,7 +12,6 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from steepest.study.definition import Axis
 from steepest.study.figures.selection import numbers_of
@@ -23,6 +22,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
 FEWEST_ORDERED = 3
+BRIGHTEST = 0.9  # of the map of numbers, from 0 to 1: yellow would be lost on white
 WIDTH = 3.4  # inches: a column of two
 HEIGHT = 2.5
 
@@ -95,8 +95,7 @@ def looks(axis: Axis) -> dict[str, Look]:
     numbers = numbers_of(axis)
     if numbers is not None and len(labels) >= FEWEST_ORDERED:
         ranks = sorted(labels, key=lambda label: numbers[label])
-        # The bright end of the map would be lost on white.
-        shades = {label: 0.9 * place / (len(ranks) - 1) for place, label in enumerate(ranks)}
+        shades = {label: BRIGHTEST * place / (len(ranks) - 1) for place, label in enumerate(ranks)}
         return {
             label: Look(to_hex(colormaps["viridis"](shades[label])), MARKERS[index % len(MARKERS)], "-")
             for index, label in enumerate(labels)
@@ -160,11 +159,6 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 def _by_rows(handles: Sequence[Any], columns: int) -> list[Any]:
     # Matplotlib fills columns; readers read rows.
     return [handle for column in range(columns) for handle in handles[column::columns]]
-
-
-def handle(label: str, look: Look, marker: bool = True) -> Line2D:
-    """A line for the legend."""
-    return Line2D([], [], label=label, **(look.points() if marker else look.line()))
 
 
 def is_wide_range(values: Sequence[float], factor: float = 30.0) -> bool:

@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import Cell
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import axis_named, grouped, of_stage
+from steepest.study.figures.selection import Cell, axis_named, grouped, of_stage
 from steepest.study.figures.style import is_wide_range, looks, styled
-from steepest.study.figures.words import label_of, number, target_text
+from steepest.study.figures.words import cell_name, label_of, number, target_text
 from steepest.study.results import TrialResult
 from steepest.study.targets import TimeToTarget, crossing, time_to_target
 
@@ -51,7 +50,7 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
         colors = {cell: own_looks[cell[place]].color for cell in order}
         _draw(axes, order, found, middles, colors)
         axes.set_xlabel("optimizer steps to target" if clock == "step" else "training seconds to target")
-    texts = [f"{', '.join(cell)}{_missed(times[cell])}" for cell in order]
+    texts = [f"{cell_name(study, names, cell)}{_missed(times[cell])}" for cell in order]
     left.set_yticks(range(len(order)), texts)
     left.set_ylim(len(order) - 0.5, -0.5)
     right.tick_params(axis="y", length=0)

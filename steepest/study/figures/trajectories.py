@@ -19,11 +19,12 @@ from diagnostics.artifacts import encode_gif
 from diagnostics.objective_path import Surface
 from diagnostics.objective_path_figures import draw_surface
 from steepest.study.definition import Study
-from steepest.study.figures.curves import Cell, cells_of, key_entries
+from steepest.study.figures.curves import cells_of
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import grouped, of_stage, others
-from steepest.study.figures.style import Look, legend, legend_height, styled
-from steepest.study.figures.words import number
+from steepest.study.figures.key import Key
+from steepest.study.figures.selection import Cell, grouped, of_stage, others
+from steepest.study.figures.style import legend, legend_height, styled
+from steepest.study.figures.words import cell_name, number
 from steepest.study.results import TrialResult
 
 FILE = "trajectory.npz"
@@ -60,7 +61,7 @@ def trajectories(
             surface = surface or objective_of(run)
             paths[cell] = _path(run / FILE)
         if surface is not None and surface.limits is not None:
-            drawings += _drawings(study, by, labels, paths, surface, animate)
+            drawings += _drawings(study, by, rows, labels, paths, surface, animate)
     if not drawings:
         raise NothingToDraw(f"No run of a function of two weights has left a {FILE}; ObjectiveTrajectory writes it.")
     return drawings
@@ -95,20 +96,21 @@ def _path(path: Path) -> dict[str, NDArray[Any]]:
 def _drawings(
     study: Study,
     by: str,
+    rows: Sequence[str],
     labels: Cell,
     paths: Mapping[Cell, Mapping[str, NDArray[Any]]],
     surface: Surface,
     animate: bool,
 ) -> list[Drawing]:
-    entries = key_entries(study, by, [paths])
-    name = ", ".join(labels) or type(surface).__name__
+    key = Key.of(study, [by, *others(study, by, *rows)], paths)
+    name = cell_name(study, rows, labels) or type(surface).__name__
     steps = max(int(path["steps"][-1]) for path in paths.values())
-    figure, axes = _canvas(entries, paths, surface)
-    for cell, look in entries.items():
+    figure, axes = _canvas(key, paths, surface)
+    for cell, look in key.looks.items():
         points = paths[cell]["weights"]
         axes.plot(points[:, 0], points[:, 1], **look.line(linewidth=1.3))
         axes.plot(points[-1, 0], points[-1, 1], look.marker, color=look.color, mec="white", ms=7, zorder=4)
-    ends = "; ".join(f"{', '.join(cell)} {number(float(paths[cell]['gaps'][-1]))}" for cell in entries)
+    ends = "; ".join(f"{key.text(cell)} {number(float(paths[cell]['gaps'][-1]))}" for cell in key.looks)
     what = (
         f"Paths of the weights over {name}, {steps:,} steps, from the white dot; marks are their ends, the star is a "
         "minimum. Shades are the loss above its minimum."
@@ -127,18 +129,15 @@ def _drawings(
         title="Step by step",
         caption=what,
         alternative=f"Animation of the same paths over {steps:,} steps.",
-        image=_animation(entries, paths, surface, steps),
+        image=_animation(key, paths, surface, steps),
         suffix=".gif",
         group=group,
     )
     return [still, moving]
 
 
-def _canvas(
-    entries: Mapping[Cell, Look], paths: Mapping[Cell, Mapping[str, NDArray[Any]]], surface: Surface
-) -> tuple[Figure, Axes]:
-    texts = [", ".join(cell) for cell in entries]
-    height = SIZE[1] + legend_height(texts, SIZE[0])
+def _canvas(key: Key, paths: Mapping[Cell, Mapping[str, NDArray[Any]]], surface: Surface) -> tuple[Figure, Axes]:
+    height = SIZE[1] + legend_height(key.texts, SIZE[0])
     figure = Figure(figsize=(SIZE[0], height), layout="constrained")
     axes = figure.subplots()
     axes.grid(visible=False)
@@ -150,23 +149,21 @@ def _canvas(
     axes.set_xlabel("first weight")
     axes.set_ylabel("second weight")
     axes.set_title(" ")
-    handles = [Line2D([], [], label=", ".join(cell), **look.points(markersize=6)) for cell, look in entries.items()]
+    handles = [Line2D([], [], label=key.text(cell), **look.points(markersize=6)) for cell, look in key.looks.items()]
     legend(figure, handles)
     return figure, axes
 
 
-def _animation(
-    entries: Mapping[Cell, Look], paths: Mapping[Cell, Mapping[str, NDArray[Any]]], surface: Surface, steps: int
-) -> bytes:
-    figure, axes = _canvas(entries, paths, surface)
+def _animation(key: Key, paths: Mapping[Cell, Mapping[str, NDArray[Any]]], surface: Surface, steps: int) -> bytes:
+    figure, axes = _canvas(key, paths, surface)
     figure.set_dpi(DOTS)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     background: Any = canvas.copy_from_bbox(figure.bbox)
-    lines = {cell: axes.plot([], [], animated=True, **look.line(linewidth=1.3))[0] for cell, look in entries.items()}
+    lines = {cell: axes.plot([], [], animated=True, **look.line(linewidth=1.3))[0] for cell, look in key.looks.items()}
     heads = {
         cell: axes.plot([], [], look.marker, color=look.color, mec="white", ms=7, animated=True)[0]
-        for cell, look in entries.items()
+        for cell, look in key.looks.items()
     }
     text = axes.text(0.0, 1.02, "", transform=axes.transAxes, animated=True)
     # The first steps are the longest: frames lie closer together there.
@@ -174,7 +171,7 @@ def _animation(
     frames = []
     for stop in stops:
         canvas.restore_region(background)
-        for cell in entries:
+        for cell in key.looks:
             points = paths[cell]["weights"][paths[cell]["steps"] <= stop]
             lines[cell].set_data(points[:, 0], points[:, 1])
             heads[cell].set_data(points[-1:, 0], points[-1:, 1])
@@ -183,9 +180,20 @@ def _animation(
         text.set_text(f"step {stop:,}")
         axes.draw_artist(text)
         frames.append(Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = frames[-1].quantize(200)
+    palette = _palette(frames[-1], [look.color for look in key.looks.values()])
     content = encode_gif(frames, palette, seconds=6.0)
     while len(content) > LARGEST and len(frames) > 2:
         frames = [*frames[: -1 : math.ceil(len(content) / LARGEST) + 1], frames[-1]]
         content = encode_gif(frames, palette, seconds=6.0)
     return content
+
+
+def _palette(image: Image.Image, colors: Sequence[str]) -> Image.Image:
+    """Colors for all frames; thin lines keep theirs, however few pixels they have."""
+    band = max(1, image.height // (2 * len(colors)))
+    larger = Image.new("RGB", (image.width, image.height + band * len(colors)))
+    larger.paste(image)
+    for place, color in enumerate(colors):
+        top = image.height + band * place
+        larger.paste(color, (0, top, image.width, top + band))
+    return larger.quantize(200)

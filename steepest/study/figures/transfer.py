@@ -5,13 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import add_key, entries_height, key_entries
 from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.key import Key
 from steepest.study.figures.points import numeric_axes, points_of, trials_over, tuned_options
-from steepest.study.figures.selection import axis_named, grouped, is_log_spaced, numbers_of, of_stage, others, scalar
-from steepest.study.figures.sensitivity import ONLY
+from steepest.study.figures.selection import (
+    Cell,
+    axis_named,
+    grouped,
+    is_log_spaced,
+    numbers_of,
+    of_stage,
+    others,
+    scalar,
+)
 from steepest.study.figures.style import Look, panels, styled
 from steepest.study.figures.words import (
     axis_label,
@@ -26,8 +35,6 @@ from steepest.study.figures.words import (
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, sensitivity, shift
 from steepest.study.statistics import Summary, spread, summarize
-
-Cell = tuple[str, ...]
 
 
 @styled
@@ -57,13 +64,13 @@ def transfer(
     values = _values(study, results, axis, rate, names, optima)
     if not any(summary.count for own in values.values() for summary in own.values()):
         raise NothingToDraw(f"No finished trial has logged {study.metric.name}.")
-    entries: dict[Cell, Look] = key_entries(study, names[0], [values]) if names else {(): ONLY}
+    key = Key.of(study, names, values)
     count = 2 + bool(optima)
-    figure, grid = panels(count, columns=count, legend=entries_height(study, names[0], entries, count) if names else 0)
+    figure, grid = panels(count, columns=count, legend=key.height(count))
     remaining = list(grid)
     if optima:
-        _draw_optima(remaining.pop(0), optima, entries, numbers, axis_label(rate or ""))
-    _draw_values(remaining[0], values, entries, numbers, axis_text(study, study.metric.name))
+        _draw_optima(remaining.pop(0), optima, key.looks, numbers, axis_label(rate or ""))
+    _draw_values(remaining[0], values, key.looks, numbers, axis_text(study, study.metric.name))
     set_unit(remaining[0].yaxis, study.metric.name)
     for axes in grid[:-1]:
         axes.set_xlabel(axis_label(axis))
@@ -72,18 +79,15 @@ def transfer(
             axes.set_xticks(list(numbers.values()), [number(value) for value in numbers.values()])
             axes.minorticks_off()
     spreads = {cell: spread([summary.mean for summary in own.values()]) for cell, own in values.items()}
-    _draw_spreads(grid[-1], spreads, entries, study.metric.name, axis_label(axis))
-    if names:
-        add_key(figure, study, names[0], entries)
-    moved = _shifts(optima)
+    _draw_spreads(grid[-1], spreads, key.looks, study.metric.name, axis_label(axis))
+    key.add(figure)
+    moved = _shifts(optima, key)
     return [
         Drawing(
             title=f"Transfer over {axis_label(axis)}",
             caption=_caption(study, axis, rate, bool(optima)),
             alternative=f"Over {axis_label(axis)}, standard deviation of the {study.metric.label}: "
-            + "; ".join(
-                f"{', '.join(cell) or 'all'} {value_text(study.metric.name, value)}" for cell, value in spreads.items()
-            )
+            + "; ".join(f"{key.text(cell)} {value_text(study.metric.name, value)}" for cell, value in spreads.items())
             + f".{moved}",
             figure=figure,
             wide=True,
@@ -140,6 +144,11 @@ def _draw_optima(
     label: str,
 ) -> None:
     axes.set_yscale("log")
+    found = [own.optimum for sizes in optima.values() for own in sizes.values() if own.best is not None]
+    if found and max(found) < 100 * min(found):  # powers of ten would be too few
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     for cell, look in entries.items():
         found = {size: own for size, own in optima.get(cell, {}).items() if own.best is not None}
         axes.plot([numbers[size] for size in found], [own.optimum for own in found.values()], **look.line())
@@ -190,13 +199,13 @@ def _draw_spreads(
     axes.grid(visible=False, axis="x")
 
 
-def _shifts(optima: Mapping[Cell, Mapping[str, Sensitivity]]) -> str:
+def _shifts(optima: Mapping[Cell, Mapping[str, Sensitivity]], key: Key) -> str:
     parts = []
     for cell, sizes in optima.items():
         ends = list(sizes.values())
         moved = shift(ends[0], ends[-1]) if len(ends) > 1 else math.nan
         if math.isfinite(moved):
-            parts.append(f"{', '.join(cell) or 'all'} {moved:+.1f} octaves")
+            parts.append(f"{key.text(cell)} {moved:+.1f} octaves")
     return f" Shift of the optimum from the first to the last: {'; '.join(parts)}." if parts else ""
 
 

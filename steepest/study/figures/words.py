@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axis import XAxis, YAxis
 
 from steepest.study.definition import Study
-from steepest.study.figures.selection import DIFFERENCE, axis_named
+from steepest.study.figures.selection import DIFFERENCE, axis_named, numbers_of
 
 LONGEST_LABEL = 30
 LABELS = {
@@ -73,11 +73,13 @@ def axis_label(name: str) -> str:
     return "learning rate" if last == "lr" else last.replace("_", " ")
 
 
-def panel_title(study: Study, names: Sequence[str], labels: Sequence[str]) -> str:
-    """Labels of a panel; a number is told with the name of its axis."""
+def cell_name(study: Study, names: Sequence[str], labels: Sequence[str]) -> str:
+    """Labels on some axes in one line; a value is told with the name of its axis."""
     named = []
     for name, label in zip(names, labels, strict=True):
-        named.append(f"{axis_label(name)} {label}" if axis_named(study, name).key is not None else label)
+        axis = axis_named(study, name)
+        bare = axis.key is None and numbers_of(axis) is None
+        named.append(label if bare else f"{axis_label(name)} {label}")
     return ", ".join(named)
 
 
