@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Winner
+from steepest.study.comparison import Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import cell_name, spoken, target_text, value_text
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary
-from steepest.study.tables import SummaryRow
+from steepest.study.tables import SummaryRow, by_workload, compared_labels
 from steepest.study.tuning import chosen_points
 
 MOST_NAMED = 6
@@ -52,29 +52,21 @@ def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
     return " ".join(answers[:MOST_WORKLOADS]) + (f" {more} further workloads are in the table." if more > 0 else "")
 
 
-def by_workload(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
-    """Rows that can be compared: those of one function or data set, by its name; one group if there is one only."""
-    axes = [axis.name for axis in study.axes if any(map(_makes_another_task, axis.keys))]
-    if len(axes) == len(study.axes):  # then they are what is compared
-        axes = []
-    groups: dict[str, list[SummaryRow]] = {}
-    for row in rows:
-        groups.setdefault(cell_name(study, axes, [row.labels[axis] for axis in axes]), []).append(row)
-    return groups
-
-
-def _makes_another_task(key: str) -> bool:
-    return key == "data" or key.startswith("model.objective")
-
-
 def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
     """The metric's values by the name of the cell; cells without a trial are left out."""
     return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
 
 
 def row_name(study: Study, row: SummaryRow) -> str:
-    """Name of a cell, with the axes of its numbers."""
-    return cell_name(study, list(row.labels), list(row.labels.values()))
+    """What tells a cell from the others of its workload, with the axes of its numbers."""
+    labels = compared_labels(study, row)
+    return cell_name(study, list(labels), list(labels.values()))
+
+
+def winning_row(study: Study, rows: Sequence[SummaryRow]) -> SummaryRow | None:
+    """The best of the cells of one workload; None if nothing finished."""
+    winner = best(groups_of(study, rows), study.metric.mode)
+    return None if winner is None else next(row for row in rows if row_name(study, row) == winner.name)
 
 
 def _answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:

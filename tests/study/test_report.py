@@ -12,7 +12,7 @@ from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer
 from steepest.study.results import load_results, write_result
 from steepest.study.tables import summary_table
-from tests.study.synthetic import OPTIMIZERS, TUNING, make_results, make_study, values, write_study
+from tests.study.synthetic import TUNING, make_results, make_study, write_study
 
 FIGURES = "figures: [{kind: curves}, {kind: sensitivity}, {kind: layers}]\n"
 
@@ -184,23 +184,24 @@ def test_pairs_are_tested_with_their_correction():
     assert summary(study, rows).marked == {0}
 
 
-def test_tasks_are_answered_apart():
-    """An accuracy on one data set is no rival of one on another; a network is no other task."""
-    tasks = Axis("task", {"digits": {"data": "Digits"}, "MNIST": {"data": "MNIST"}})
-    study = make_study([OPTIMIZERS, tasks], seeds=3)
+def _by_task(labels, point, seed):
+    accuracy = {("SGD", "easy"): 0.99, ("Adam", "easy"): 0.98, ("SGD", "hard"): 0.5, ("Adam", "hard"): 0.6}
+    return accuracy[labels["optimizer"], labels["task"]] + 0.001 * seed, None
 
-    def truth(labels, point, seed):
-        # SGD and Muon are good on digits, Adam is on MNIST.
-        good = (labels["task"] == "MNIST") == (labels["optimizer"] == "Adam")
-        return (0.9 if good else 0.5) + seed / 1000 - 0.1 * (labels["optimizer"] == "Muon"), None
 
-    rows = summary_table(study, make_results(study, truth))
-    sentences = answer(study, rows, complete=True)
-    assert sentences.startswith("On digits, best is SGD")
-    assert "On MNIST, best is Adam, MNIST with a final validation accuracy of 90.10 %" in sentences
-    assert len(summary(study, rows).marked) == 2
+def test_workloads_are_never_compared_with_each_other():
+    optimizers = Axis("optimizer", {"SGD": {}, "Adam": {}})
+    tasks = Axis("task", {"easy": {}, "hard": {}})
+    study = make_study(axes=(optimizers, tasks), seeds=3, workloads=("task",))
+    rows = summary_table(study, make_results(study, _by_task))
+    assert answer(study, rows, complete=True) == (
+        "On easy, best is SGD with a final validation accuracy of 99.10 % (95 % interval 98.85 % to 99.35 %, 3 seeds); "
+        "it is distinguishably better than the other. "
+        "On hard, best is Adam with a final validation accuracy of 60.10 % (95 % interval 59.85 % to 60.35 %, "
+        "3 seeds); it is distinguishably better than the other."
+    )
     table = comparisons(study, rows)
     assert table is not None
-    assert len(table.rows) == 3 + 3
-    sizes = values("batch", "data.batch_size", [32, 64])
-    assert "On " not in answer(make_study([OPTIMIZERS, sizes]), [], complete=True)
+    assert [row[:4] for row in table.rows] == [("easy", "SGD", "Adam", "+1.00"), ("hard", "SGD", "Adam", "−10.00")]
+    marked = summary(study, rows).marked
+    assert [tuple(rows[place].labels.values()) for place in sorted(marked)] == [("SGD", "easy"), ("Adam", "hard")]
