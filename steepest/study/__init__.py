@@ -1,0 +1,1 @@
+"""Studies: fair comparisons of many runs, from one file to a report."""
