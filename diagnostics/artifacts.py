@@ -1,10 +1,11 @@
 """Files of a run written so that a reader never sees half of one."""
 
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -52,6 +54,22 @@ def save_figure(figure: Figure, folder: Path, name: str) -> NDArray[numpy.uint8]
     write_atomically(folder / f"{name}.png", lambda path: imsave(path, image))
     write_atomically(folder / f"{name}.svg", lambda path: figure.savefig(path))
     return image
+
+
+def encode_gif(frames: Sequence[Image.Image], palette: Image.Image, seconds: float) -> bytes:
+    """An endless animation that rests on its last frame.
+
+    Args:
+        frames: RGB images of one size, at least one.
+        palette: An image with a palette, the colors of all frames, so that their background does not flicker.
+        seconds: How long one round takes, without the rest.
+    """
+    images = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    duration = [max(40, round(1000 * seconds / len(images)))] * len(images)
+    duration[-1] = 1500
+    content = io.BytesIO()
+    images[0].save(content, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0, optimize=False)
+    return content.getvalue()
 
 
 def save_json(content: Any, path: Path) -> None:

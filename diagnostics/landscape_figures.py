@@ -1,6 +1,5 @@
 """Figures of a loss landscape: curve, contours, surface, and a trajectory that walks through it."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from diagnostics.artifacts import write_atomically
+from diagnostics.artifacts import encode_gif, write_atomically
 from diagnostics.landscape import Surface
 
 # Viridis stays ordered under every kind of color blindness and in gray; white and Okabe and Ito's vermilion stand out.
@@ -164,13 +163,9 @@ def animation(
         canvas.restore_region(background)
         for artist in (line, head, text):
             axes.draw_artist(artist)
-        image = Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy())
-        frames.append(image.quantize(palette=frames[0] if frames else _palette(image), dither=Image.Dither.NONE))
-    duration = [max(40, round(1000 * seconds / len(frames)))] * len(frames)
-    duration[-1] = 1500
-    content = io.BytesIO()
-    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=False)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
+        frames.append(Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    content = encode_gif(frames, _palette(frames[0]), seconds)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _palette(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """The figure of a path over a surface."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -54,9 +55,32 @@ def _over_steps(axes: Axes, table: dict[str, NDArray[Any]], key: str, label: str
 
 
 def _path(figure: Figure, axes: Axes, table: dict[str, NDArray[Any]], surface: Surface, name: str) -> None:
-    assert surface.limits is not None
     points = table["weights"]
     seen = points[numpy.isfinite(points).all(1)]
+    draw_surface(figure, axes, surface, [seen])
+    marker = "." if len(seen) <= MARKED else ""
+    axes.plot(seen[:, 0], seen[:, 1], color=VERMILION, linewidth=1.2, marker=marker, markersize=4, label="path")
+    minima = table["minima"]
+    axes.plot(minima[:, 0], minima[:, 1], "*", color=BLUE, mec="white", markersize=13, linestyle="", label="minimum")
+    axes.plot(seen[0, 0], seen[0, 1], "o", color="white", mec="black", markersize=7, linestyle="", label="start")
+    axes.plot(seen[-1, 0], seen[-1, 1], "s", color=VERMILION, mec="black", markersize=7, linestyle="", label="end")
+    axes.set_xlabel("first weight")
+    axes.set_ylabel("second weight")
+    axes.set_title(f"{name}: {int(table['steps'][-1]):,} steps", loc="left", fontsize=10)
+    axes.legend(loc="best", fontsize=9, framealpha=0.9)
+
+
+def draw_surface(figure: Figure, axes: Axes, surface: Surface, paths: Sequence[NDArray[Any]]) -> None:
+    """Contours of the gap to the minimum, over a range that shows the paths.
+
+    Args:
+        figure: Gets the color bar.
+        axes: Gets contours and limits.
+        surface: With limits, in two dimensions.
+        paths: Points of shape (count, 2), all finite.
+    """
+    assert surface.limits is not None
+    seen = numpy.concatenate(list(paths))
     ranges = [_range(seen[:, axis], *surface.limits[axis]) for axis in (0, 1)]
     x, y = (torch.linspace(low, high, GRID, dtype=torch.float64) for low, high in ranges)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
@@ -72,18 +96,8 @@ def _path(figure: Figure, axes: Axes, table: dict[str, NDArray[Any]], surface: S
         filled, ax=axes, label="loss above its minimum", ticks=ticks[:: 1 + len(ticks) // 8], pad=0.02
     )
     bar.minorticks_off()
-    marker = "." if len(seen) <= MARKED else ""
-    axes.plot(seen[:, 0], seen[:, 1], color=VERMILION, linewidth=1.2, marker=marker, markersize=4, label="path")
-    minima = table["minima"]
-    axes.plot(minima[:, 0], minima[:, 1], "*", color=BLUE, mec="white", markersize=13, linestyle="", label="minimum")
-    axes.plot(seen[0, 0], seen[0, 1], "o", color="white", mec="black", markersize=7, linestyle="", label="start")
-    axes.plot(seen[-1, 0], seen[-1, 1], "s", color=VERMILION, mec="black", markersize=7, linestyle="", label="end")
     axes.set_xlim(*ranges[0])
     axes.set_ylim(*ranges[1])
-    axes.set_xlabel("first weight")
-    axes.set_ylabel("second weight")
-    axes.set_title(f"{name}: {int(table['steps'][-1]):,} steps", loc="left", fontsize=10)
-    axes.legend(loc="best", fontsize=9, framealpha=0.9)
 
 
 def _range(values: NDArray[Any], low: float, high: float) -> tuple[float, float]:

@@ -31,7 +31,7 @@ class WidthTransfer:
     @property
     def best(self) -> list[float]:
         """The best learning rate of each width: the lowest point of a parabola in log rate through the best three."""
-        return [_lowest(self.rates, row.tolist()) for row in self.losses]
+        return [lowest_point(self.rates, row.tolist()) for row in self.losses]
 
     @property
     def shift(self) -> float:
@@ -94,8 +94,16 @@ def _final_loss(
     return mean if math.isfinite(mean) else math.inf
 
 
-def _lowest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Lowest point of a parabola in log rate through the lowest loss and its neighbors, or the lowest at the edge."""
+def lowest_point(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The learning rate of the lowest point of a parabola in log rate through the lowest loss and its neighbors.
+
+    Args:
+        rates: Positive, ascending.
+        losses: One for each; infinite where a run diverged.
+
+    Returns:
+        The rate of the lowest loss itself at the edge or beside a divergence.
+    """
     place = min(range(len(losses)), key=lambda index: losses[index])
     if place in (0, len(rates) - 1) or not math.isfinite(losses[place + 1]) or not math.isfinite(losses[place - 1]):
         return rates[place]

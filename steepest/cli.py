@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
+from typing import NoReturn
 
 from steepest import __version__
 
@@ -24,12 +25,26 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the test split",
     "lr_range_test": "find a learning rate, or the largest stable one, without leaving a trace",
     "landscape": "draw the loss around a checkpoint's weights",
+    "study": "answer a question by many runs: comparisons with tuning, seeds, statistics and a report",
     "stability": "largest stable learning rates and best constants on a spectrum, predicted and measured",
     "sample": "write text with a checkpoint of a language model",
     "list": "list optimizers, schedules, clippings, models, data or callbacks",
 }
 
 _OUR_PACKAGES = ("callbacks", "datamodules", "diagnostics", "lightning_modules", "optim", "steepest")
+
+
+class Failure(SystemExit):
+    """The end of a command that failed.
+
+    Args:
+        message: What it printed.
+        code: The exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from steepest.stability import run_stability
 
             run_stability(words[1:])
+        elif words[0] == "study":
+            from steepest.study.command import run_study_command
+
+            run_study_command(words[1:])
         elif words[0] == "sample":
             from steepest.sample import run_sample
 
@@ -70,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     except SystemExit as exit:
-        # Lightning's answer to an interrupt in the middle of a run.
-        if isinstance(exit.__context__, KeyboardInterrupt):
+        # Lightning's answer to an interrupt in the middle of a run; a failure of ours has been said already.
+        if isinstance(exit.__context__, KeyboardInterrupt) and not isinstance(exit, Failure):
             fail("interrupted", INTERRUPTED)
         raise
     except Exception as error:
@@ -85,12 +104,17 @@ def report(error: BaseException) -> None:
         raise error
     if os.environ.get("STEEPEST_TRACEBACK"):
         traceback.print_exception(error)
+    fail(message_of(error), code)
+
+
+def message_of(error: BaseException) -> str:
+    """What to print about an error, in one line."""
     message = str(error)
     if "Does not validate against" in message:
         from steepest.messages import explain
 
-        fail(explain(message), code)
-    fail(one_line(error), code)
+        return explain(message)
+    return one_line(error)
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -139,13 +163,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Print `message` as the one line of an error and exit with `code`."""
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
     prefix = f"steepest (rank {rank}): " if rank else "steepest: "
     sys.stdout.flush()
     print(f"{prefix}error: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    raise Failure(message, code)
 
 
 def _help() -> str:

@@ -1,6 +1,7 @@
 """The commands that build a model, data and a trainer: LightningCLI in our shape."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from steepest.commands import COMMANDS
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
 from steepest.injection import check_clipping, configures_itself, inject
 from steepest.lr_range import print_findings
+from steepest.orphans import ENDS_WITH_PARENT, end_with_parent
 from steepest.own_options import add_options
 from steepest.parsing import (
     MissingOptionsError,
@@ -30,7 +32,6 @@ from steepest.parsing import (
 from steepest.predictions import write_predictions
 from steepest.processes import (
     RankLauncher,
-    end_with_parent,
     is_started_by_rank_zero,
     leave_error_to_rank_zero,
     watch_ranks,
@@ -49,6 +50,8 @@ def run(words: Sequence[str]) -> None:
     quiet()
     if is_started_by_rank_zero():
         end_with_parent()
+    elif ENDS_WITH_PARENT in os.environ:
+        end_with_parent(int(os.environ[ENDS_WITH_PARENT]))
     CommandLine(words)
 
 

@@ -12,4 +12,3 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""
         fail(" ".join(message.split()), BAD_INPUT)
-        raise AssertionError("not reached")

@@ -49,7 +49,6 @@ class Parser(LightningArgumentParser):
         if message.startswith(REQUIRED):
             raise MissingOptionsError(line, message.removeprefix(REQUIRED).replace(" ", "").split(","))
         fail(line, BAD_INPUT)
-        raise AssertionError("not reached")
 
 
 @contextmanager

@@ -189,18 +189,6 @@ def leave_error_to_rank_zero(error: BaseException) -> None:
     raise SystemExit(code)
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it is gone, also in the middle of waiting for another rank."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     # Processes started meanwhile ignore Ctrl-C, which a terminal sends to all: rank zero ends them and says so once.

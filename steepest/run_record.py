@@ -72,12 +72,8 @@ class RunRecord(SaveConfigCallback):
                 "precision": trainer.precision,
             },
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
-            "git_commit": _git_commit(),
-            "versions": {
-                "steepest": __version__,
-                "python": platform.python_version(),
-                **{package: metadata.version(package) for package in _PACKAGES},
-            },
+            "git_commit": git_commit(),
+            "versions": versions(),
             "metrics": {},
         }
         self._write(trainer)
@@ -146,6 +142,12 @@ class RunRecord(SaveConfigCallback):
         write_atomically(Path(folder) / "run.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    packages = {package: metadata.version(package) for package in _PACKAGES}
+    return {"steepest": __version__, "python": platform.python_version(), **packages}
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -164,7 +166,8 @@ def _device_names(trainer: Trainer) -> list[str]:
     return [platform.processor() or platform.machine()]
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """The commit that is checked out where the command runs, or None."""
     # The working folder's repository: for a clone that is this project, for a user's own project theirs.
     try:
         result = subprocess.run(

@@ -58,7 +58,12 @@ def load_study(path: Path, scale: str | None = None) -> Study:
         raise ValueError(f"{where} has no scale {scale!r}{meant(scale, scales)}; scales: {known}")
     chosen = scales.get(scale) or {}
     check_keys(chosen, _KEYS, f"{where}: scales.{scale}")
-    return _study(_merge(content, chosen), path, scale)
+    study = _study(_merge(content, chosen), path, scale)
+    # Here, since it brings matplotlib: checked before anything runs, not after hours at the report.
+    from steepest.study.figures import check_figures
+
+    check_figures(study)
+    return study
 
 
 def _merge(content: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:

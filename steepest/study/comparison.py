@@ -1,0 +1,233 @@
+"""Which of several groups of runs differ, and which is best."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy
+from scipy import stats
+
+from steepest.study.statistics import is_constant, summarize
+
+Test = Literal["welch", "mann_whitney", "paired"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two groups of runs.
+
+    Attributes:
+        first: Name of one group.
+        second: Name of the other.
+        counts: How many runs of each were compared.
+        difference: Mean of the first minus mean of the second; NaN where one has no finished run.
+        low: Lower end of the difference's confidence interval; NaN if not testable.
+        high: Its upper end.
+        effect_size: Hedges' g: the difference in pooled standard deviations, corrected for small samples; NaN if not
+            testable, infinite where neither group scatters.
+        p_value: Two-sided, of this pair alone; NaN if not testable.
+        adjusted_p_value: By Holm's correction over all pairs that were tested.
+        reason: Why the pair is not testable; None if it is.
+    """
+
+    first: str
+    second: str
+    counts: tuple[int, int]
+    difference: float
+    low: float
+    high: float
+    effect_size: float
+    p_value: float
+    adjusted_p_value: float
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best of several groups, as far as the runs tell.
+
+    Attributes:
+        name: The group with the best mean among those where no run diverged (among all, if runs diverged in each).
+        mean: Its mean.
+        indistinguishable: Groups whose difference from it is not significant, best first.
+        untestable: Groups that could not be tested against it, best first; those without a finished run last.
+        unreliable: Groups whose finished runs have a better mean, but in which others diverged.
+        level: Adjusted p-value below which a difference is significant.
+    """
+
+    name: str
+    mean: float
+    indistinguishable: tuple[str, ...]
+    untestable: tuple[str, ...]
+    unreliable: tuple[str, ...]
+    level: float
+
+
+def compare_pairs(
+    groups: Mapping[str, Sequence[float]], test: Test = "welch", confidence: float = 0.95
+) -> list[Comparison]:
+    """Compare every two groups; p-values are adjusted by Holm's method for the number of pairs tested.
+
+    In a study the same seed means the same initialization and the same order of the data in every group, so that runs
+    of one seed belong together and `test="paired"` is legitimate: it removes what the seed does to all groups alike,
+    and it is stronger where seeds matter more than chance does within a run. Welch's test is the default because it
+    assumes less: training is chaotic, so that the correlation between runs of one seed is mostly lost after some
+    epochs, and pairing then only halves the degrees of freedom. Decide before looking at the results.
+
+    Args:
+        groups: Values by name, one for each run, not finite for a run that diverged, which is left out.
+        test: "welch": t-test that lets groups scatter differently. "mann_whitney": its p-value is of ranks, free of
+            assumptions on the distribution (with five runs each it is at best 0.008); the interval is Welch's.
+            "paired": t-test of the differences; groups are in the order of the same seeds, and a seed counts where
+            both runs finished.
+        confidence: Coverage of the intervals, between 0 and 1; one pair's, not adjusted.
+
+    Returns:
+        One comparison for each pair, in the order of `groups`.
+
+    Raises:
+        ValueError: if an argument is out of range, or groups of pairs have different lengths.
+    """
+    if test not in ("welch", "mann_whitney", "paired"):
+        raise ValueError(f"test must be welch, mann_whitney or paired, not {test}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
+    lengths = {name: len(values) for name, values in groups.items()}
+    if test == "paired" and len(set(lengths.values())) > 1:
+        raise ValueError(f"paired groups must have one value for each of the same seeds, not {lengths}")
+    comparisons = [
+        _compare(first, second, groups[first], groups[second], test, confidence)
+        for first, second in itertools.combinations(groups, 2)
+    ]
+    adjusted = iter(holm([each.p_value for each in comparisons if each.reason is None]))
+    return [each if each.reason else replace(each, adjusted_p_value=next(adjusted)) for each in comparisons]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted by Holm's step-down method (Holm 1979, jstor.org/stable/4615733).
+
+    It bounds the probability of one false claim or more among all tests, whatever depends on what.
+
+    Args:
+        p_values: Between 0 and 1, in any order.
+
+    Returns:
+        In the same order, each at least as large as before and at most 1.
+
+    Raises:
+        ValueError: if a value is not between 0 and 1.
+    """
+    if not all(0 <= value <= 1 for value in p_values):
+        raise ValueError(f"p-values must be between 0 and 1, not {list(p_values)}")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def best(
+    groups: Mapping[str, Sequence[float]], mode: Literal["max", "min"], test: Test = "welch", level: float = 0.05
+) -> Winner | None:
+    """The best group, and those that the runs cannot tell from it.
+
+    Args:
+        groups: As in `compare_pairs`.
+        mode: Whether the largest or the smallest mean is best.
+        test: As in `compare_pairs`.
+        level: Adjusted p-value below which a difference is significant, between 0 and 1.
+
+    Returns:
+        The winner; None if no run finished.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    if mode not in ("max", "min"):
+        raise ValueError(f"mode must be max or min, not {mode}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be above 0 and below 1, not {level}")
+    summaries = {name: summarize(values) for name, values in groups.items()}
+    sign = -1 if mode == "max" else 1
+    ranked = sorted(
+        (name for name, summary in summaries.items() if summary.count), key=lambda name: sign * summaries[name].mean
+    )
+    if not ranked:
+        return None
+    name = next((name for name in ranked if not summaries[name].diverged), ranked[0])
+    against = {
+        each.second if each.first == name else each.first: each
+        for each in compare_pairs(groups, test)
+        if name in (each.first, each.second)
+    }
+    others = [other for other in ranked if other != name]
+    others += [other for other in groups if not summaries[other].count]
+    return Winner(
+        name,
+        summaries[name].mean,
+        tuple(other for other in others if against[other].adjusted_p_value >= level),
+        tuple(other for other in others if against[other].reason),
+        tuple(other for other in ranked[: ranked.index(name)] if summaries[other].diverged),
+        level,
+    )
+
+
+def hedges_g(first: Sequence[float] | numpy.ndarray, second: Sequence[float] | numpy.ndarray) -> float:
+    """Difference of means in pooled standard deviations, without bias (Hedges 1981, doi:10.3102/10769986006002107).
+
+    Args:
+        first: At least two values, all finite.
+        second: Likewise.
+
+    Returns:
+        Positive if the first mean is larger; 0 or infinite where neither group scatters.
+    """
+    x, y = numpy.asarray(first, dtype=numpy.float64), numpy.asarray(second, dtype=numpy.float64)
+    difference, freedom = float(x.mean() - y.mean()), len(x) + len(y) - 2
+    if is_constant(x) and is_constant(y):
+        return 0.0 if is_constant([*x, *y]) else math.copysign(math.inf, difference)
+    pooled = math.sqrt(((len(x) - 1) * x.var(ddof=1) + (len(y) - 1) * y.var(ddof=1)) / freedom)
+    return math.sqrt(2 / freedom) * math.gamma(freedom / 2) / math.gamma((freedom - 1) / 2) * difference / pooled
+
+
+def _compare(
+    first: str, second: str, a: Sequence[float], b: Sequence[float], test: Test, confidence: float
+) -> Comparison:
+    if test == "paired":
+        pairs = [(x, y) for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    x, y = (numpy.array([value for value in side if math.isfinite(value)], dtype=numpy.float64) for side in (a, b))
+    counts = (len(x), len(y))
+    difference = float(x.mean() - y.mean()) if min(counts) > 0 else math.nan
+    if min(counts) < 2:
+        reason, none = _too_few(first, second, counts, test), math.nan
+        return Comparison(first, second, counts, difference, none, none, none, none, none, reason)
+    effect = hedges_g(x, y)
+    if _without_scatter(x, y, test):
+        p_value = float(is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))))
+        return Comparison(first, second, counts, difference, difference, difference, effect, p_value, math.nan)
+    with warnings.catch_warnings():
+        # Of groups that hardly scatter: the difference between runs is near rounding, and so is the p-value's error.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result: Any = stats.ttest_rel(x, y) if test == "paired" else stats.ttest_ind(x, y, equal_var=False)
+        interval = result.confidence_interval(confidence)
+        p_value = stats.mannwhitneyu(x, y).pvalue if test == "mann_whitney" else result.pvalue
+    low, high = float(interval.low), float(interval.high)
+    return Comparison(first, second, counts, difference, low, high, effect, float(p_value), math.nan)
+
+
+def _too_few(first: str, second: str, counts: tuple[int, int], test: Test) -> str:
+    if test == "paired":
+        return f"not testable: {counts[0]} seeds that finished in both, 2 are needed"
+    named = [f"{name} has {count}" for name, count in zip((first, second), counts, strict=True) if count < 2]
+    return f"not testable: 2 finished runs each are needed, {' and '.join(named)}"
+
+
+def _without_scatter(x: numpy.ndarray, y: numpy.ndarray, test: Test) -> bool:
+    """Whether chance plays no part, so that any difference is certain: no t-test exists there."""
+    if test == "paired":
+        return is_constant(x - y, size=float(numpy.max(numpy.abs([x, y]))))
+    return is_constant(x) and is_constant(y)

@@ -1,0 +1,115 @@
+"""The figures of a study's report, by kind: each a function of the study and its results."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steepest.study.axes import label_of
+from steepest.study.definition import Study
+from steepest.study.figures.bars import bars
+from steepest.study.figures.curves import curves
+from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.envelope import envelope
+from steepest.study.figures.gallery import gallery
+from steepest.study.figures.layers import layers
+from steepest.study.figures.panels import panels
+from steepest.study.figures.points import varied_number
+from steepest.study.figures.profile import profile
+from steepest.study.figures.scatter import scatter
+from steepest.study.figures.selection import axis_named
+from steepest.study.figures.sensitivity import sensitivity
+from steepest.study.figures.targets import targets
+from steepest.study.figures.trajectories import trajectories
+from steepest.study.figures.transfer import transfer
+from steepest.study.results import TrialResult
+
+FIGURES: dict[str, Callable[..., list[Drawing]]] = {
+    function.__name__: function
+    for function in (
+        curves,
+        panels,
+        bars,
+        sensitivity,
+        envelope,
+        transfer,
+        targets,
+        profile,
+        scatter,
+        layers,
+        trajectories,
+        gallery,
+    )
+}
+# Of every kind: `only` keeps trials by their labels ({optimizer: [SGD, Adam]}), `title` replaces the generated one.
+COMMON = ("only", "title")
+_AXES = ("by", "split")
+
+__all__ = ["FIGURES", "Drawing", "NothingToDraw", "check_figures", "draw"]
+
+
+def check_figures(study: Study) -> None:
+    """Check the figures that a study asks for, before anything runs.
+
+    Raises:
+        ValueError: if a kind, an option, an axis or a label does not exist, or an option is missing.
+    """
+    for entry in study.figures:
+        kind = entry.get("kind")
+        if kind not in FIGURES:
+            raise ValueError(f"{study.path}: there is no figure {kind!r}; kinds: {', '.join(FIGURES)}")
+        parameters = dict(list(inspect.signature(FIGURES[kind]).parameters.items())[3:])
+        for name in entry:
+            if name != "kind" and name not in (*parameters, *COMMON):
+                allowed = ", ".join([*parameters, *COMMON])
+                raise ValueError(f"{study.path}: a figure of {kind} has no option {name!r}; options: {allowed}")
+        for name, parameter in parameters.items():
+            if parameter.default is inspect.Parameter.empty and name not in entry:
+                raise ValueError(f"{study.path}: a figure of {kind} needs the option {name!r}")
+        for name in _AXES:
+            if entry.get(name) is not None:
+                axis_named(study, entry[name])
+        if entry.get("axis") is not None:
+            varied_number(study, entry["axis"])
+        _wanted(study, entry)
+
+
+def draw(study: Study, results: Sequence[TrialResult], folder: Path, entry: Mapping[str, Any]) -> list[Drawing]:
+    """Draw one of the study's figures.
+
+    Args:
+        study: What was asked.
+        results: What came out, of all stages.
+        folder: Of the study, for what is read from the folders of its runs.
+        entry: The figure's kind and options, as in the study file.
+
+    Raises:
+        NothingToDraw: if the results lack what it needs.
+        ValueError: if an option is wrong.
+    """
+    wanted = _wanted(study, entry)
+    kept = [result for result in results if all(result.labels.get(axis) in own for axis, own in wanted.items())]
+    options = {name: value for name, value in entry.items() if name not in ("kind", *COMMON)}
+    drawings = FIGURES[entry["kind"]](study, kept, folder, **options)
+    if "title" in entry:
+        name = "group" if drawings[0].group else "title"
+        drawings = [replace(drawing, **{name: str(entry["title"])}) for drawing in drawings]
+    return drawings
+
+
+def _wanted(study: Study, entry: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Labels to keep, by axis."""
+    only = entry.get("only") or {}
+    if not isinstance(only, Mapping):
+        raise ValueError(f"{study.path}: `only` of a figure must hold labels by axis, got {only!r}")
+    wanted = {}
+    for name, given in only.items():
+        known = axis_named(study, name).alternatives
+        wanted[name] = [label_of(label) for label in (given if isinstance(given, list) else [given])]
+        for label in wanted[name]:
+            if label not in known:
+                raise ValueError(
+                    f"{study.path}: `only` of a figure names {label!r}, which is none of {', '.join(known)}"
+                )
+    return wanted

@@ -1,0 +1,90 @@
+"""Up to which learning rate training is stable."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from steepest.study.definition import Study
+from steepest.study.figures.curves import key_entries
+from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.points import Points, metric_named, points_by_cell, varied_number
+from steepest.study.figures.selection import is_log_spaced, others
+from steepest.study.figures.sensitivity import ONLY
+from steepest.study.figures.style import HEIGHT, WIDTH, Look, is_wide_range, legend, legend_height, styled
+from steepest.study.figures.words import axis_label, axis_text, capital, label_of, set_unit
+from steepest.study.results import TrialResult
+from steepest.study.sensitivity import Envelope
+from steepest.study.sensitivity import envelope as limit_of
+
+
+@styled
+def envelope(
+    study: Study, results: Sequence[TrialResult], folder: Path, axis: str | None = None, metric: str = "train/loss"
+) -> list[Drawing]:
+    """The final loss at every learning rate, and the largest one at which no seed diverged.
+
+    Args:
+        study: What was asked.
+        results: What came out.
+        folder: Of the study.
+        axis: An axis of numbers, or a tuned option; by default the first tuned option, else the first axis of numbers.
+        metric: Final scalar of the vertical axis.
+    """
+    axis = varied_number(study, axis)
+    names = others(study, axis)
+    cells = points_by_cell(study, results, metric_named(study, metric), axis, names)
+    finite = [value for points in cells.values() for own in points.values() for value in own if math.isfinite(value)]
+    if not finite:
+        raise NothingToDraw(f"No finished trial has logged {metric}.")
+    limits = {cell: limit_of(points) for cell, points in cells.items()}
+    entries: dict[tuple[str, ...], Look] = key_entries(study, names[0], [cells]) if names else {(): ONLY}
+    texts = {cell: _text(cell, limits[cell]) for cell in entries}
+    labels = [*texts.values(), "diverged"]
+    figure = Figure(figsize=(WIDTH, HEIGHT + 0.3 + legend_height(labels, WIDTH)), layout="constrained")
+    axes = figure.subplots()
+    if is_log_spaced([value for points in cells.values() for value in points]):
+        axes.set_xscale("log")
+    if is_wide_range(finite):
+        axes.set_yscale("log")
+    for place, (cell, look) in enumerate(entries.items()):
+        _draw(axes, cells[cell], look, place)
+        if (largest := limits[cell].largest) is not None:
+            axes.axvline(largest, color=look.color, linestyle=(place, (4, 3)), linewidth=1.1)
+    axes.margins(y=0.06 * (len(entries) + 1))
+    axes.set_xlabel(axis_label(axis))
+    axes.set_ylabel(f"final {axis_text(study, metric)}")
+    set_unit(axes.yaxis, metric)
+    handles = [Line2D([], [], label=texts[cell], **look.points()) for cell, look in entries.items()]
+    legend(figure, [*handles, Line2D([], [], color="0.3", marker="X", linestyle="", label="diverged")])
+    return [
+        Drawing(
+            title=f"Largest stable {axis_label(axis)}",
+            caption=f"Final {label_of(study, metric)} of every seed against {axis_label(axis)}, lines through the "
+            "means. Crosses at the top are seeds that diverged. The dashed line is the largest value at which, and "
+            "below which, none did.",
+            alternative=f"Largest stable {axis_label(axis)}: {'; '.join(map(capital, texts.values()))}.",
+            figure=figure,
+        )
+    ]
+
+
+def _draw(axes, points: Points, look: Look, place: int) -> None:
+    kept = {value: [each for each in own if math.isfinite(each)] for value, own in points.items()}
+    means = [sum(own) / len(own) if own else math.nan for own in kept.values()]
+    axes.plot(list(kept), means, **look.line(linewidth=1.0, alpha=0.7))
+    for value, own in kept.items():
+        axes.plot([value] * len(own), own, look.marker, color=look.color, ms=5, mec="white", mew=0.4, alpha=0.9)
+    broken = [value for value, own in points.items() if len(own) > len(kept[value])]
+    height = [0.97 - 0.06 * place] * len(broken)
+    axes.plot(broken, height, "X", color=look.color, ms=7, mec="white", mew=0.5, transform=axes.get_xaxis_transform())
+
+
+def _text(cell: tuple[str, ...], found: Envelope) -> str:
+    name = f"{', '.join(cell)}: " if cell else ""
+    if found.largest is None:
+        return f"{name}none stable"
+    beyond = "at least " if found.first_failing is None else "up to "
+    return f"{name}stable {beyond}{found.largest:.3g}"

@@ -1,0 +1,78 @@
+"""Several scalars over the run, side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from steepest.study.definition import Study
+from steepest.study.figures.curves import (
+    BAND,
+    CLOCKS,
+    add_key,
+    cells_of,
+    draw_panels,
+    ends,
+    entries_height,
+    key_entries,
+    measured,
+    wants_log,
+)
+from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.selection import of_stage
+from steepest.study.figures.style import panels as new_panels
+from steepest.study.figures.style import styled
+from steepest.study.figures.words import axis_text, capital, label_of, spoken
+from steepest.study.results import TrialResult
+
+METRICS = ("val/loss", "val/accuracy", "spectral/norm_max", "sharpness/batch", "noise/batch_scale", "train/loss")
+
+
+@styled
+def panels(
+    study: Study,
+    results: Sequence[TrialResult],
+    folder: Path,
+    metrics: Sequence[str] = METRICS,
+    x: Literal["step", "time"] = "step",
+    by: str | None = None,
+) -> list[Drawing]:
+    """A grid of scalars over steps or seconds, one line in each for each cell of the study.
+
+    Args:
+        study: What was asked.
+        results: What came out.
+        folder: Of the study.
+        metrics: Names of logged scalars; those that no trial has logged are left out, and said so.
+        x: "step" or "time", seconds inside training steps.
+        by: Axis that colors stand for; the first by default.
+    """
+    if x not in CLOCKS:
+        raise ValueError(f"x of a figure of panels must be step or time, got {x!r}")
+    by = by or study.axes[0].name
+    cells = cells_of(study, of_stage(results, "final"), by, [])
+    lines = {metric: measured(cells, metric, x) for metric in metrics}
+    missing = [metric for metric in metrics if not lines[metric]]
+    lines = {metric: own for metric, own in lines.items() if own}
+    if not lines:
+        raise NothingToDraw(f"No trial has logged any of {spoken(list(metrics))}.")
+    entries = key_entries(study, by, lines.values())
+    count = len(lines)
+    figure, grid = new_panels(count, columns=2 if count <= 4 else 3, legend=entries_height(study, by, entries, count))
+    for axes, (metric, own) in zip(grid, lines.items(), strict=True):
+        draw_panels([axes], {(): own}, entries, metric, wants_log(metric, [own]))
+        axes.set_title(capital(axis_text(study, metric)))
+        if list(grid).index(axes) + axes.get_subplotspec().get_gridspec().ncols >= count:  # type: ignore[union-attr]
+            axes.set_xlabel(CLOCKS[x])
+    add_key(figure, study, by, entries)
+    names = [label_of(study, metric) for metric in lines]
+    absent = f" No trial has logged {spoken(missing, 'or')}." if missing else ""
+    return [
+        Drawing(
+            title="How the runs went",
+            caption=f"{capital(spoken(names))} against {CLOCKS[x]}s. {BAND}{absent}".replace("(s)s", "(s)"),
+            alternative="Line charts. At the end: "
+            + " ".join(f"{label_of(study, metric)}: {ends({(): own}, metric)}." for metric, own in lines.items()),
+            figure=figure,
+            wide=count > 1,
+        )
+    ]

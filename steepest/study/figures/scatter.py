@@ -1,0 +1,83 @@
+"""Two numbers of every trial against each other."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from steepest.study.definition import Study
+from steepest.study.figures.curves import add_key, cells_of, entries_height, key_entries
+from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.figures.selection import of_stage, scalar
+from steepest.study.figures.style import HEIGHT, WIDTH, is_wide_range, styled
+from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit
+from steepest.study.results import TrialResult
+
+FEWEST_FOR_A_RANK = 4
+
+
+@styled
+def scatter(
+    study: Study,
+    results: Sequence[TrialResult],
+    folder: Path,
+    x: str = "sharpness/batch",
+    y: str = "train/accuracy - val/accuracy",
+    by: str | None = None,
+) -> list[Drawing]:
+    """A point for every finished trial.
+
+    Args:
+        study: What was asked.
+        results: What came out.
+        folder: Of the study.
+        x: Final scalar of the horizontal axis, or a difference "a - b" of two.
+        y: Of the vertical axis.
+        by: Axis that colors stand for; the first by default.
+    """
+    by = by or study.axes[0].name
+    cells = cells_of(study, of_stage(results, "final"), by, [])
+    points = {}
+    for cell, members in cells.items():
+        pairs = [(scalar(study, result, x), scalar(study, result, y)) for result in members]
+        points[cell] = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    points = {cell: own for cell, own in points.items() if own}
+    every = [pair for own in points.values() for pair in own]
+    if not every:
+        raise NothingToDraw(f"No finished trial has both {x} and {y}.")
+    entries = key_entries(study, by, [points])
+    figure = Figure(figsize=(WIDTH, HEIGHT + 0.2 + entries_height(study, by, entries, 1)), layout="constrained")
+    axes = figure.subplots()
+    for cell, own in points.items():
+        look = entries[cell]
+        axes.plot(*zip(*own, strict=True), **look.points(linestyle="", markersize=5.5, alpha=0.9))
+    if is_wide_range([pair[0] for pair in every]):
+        axes.set_xscale("log")
+    if is_wide_range([pair[1] for pair in every]):
+        axes.set_yscale("log")
+    names = label_of(study, x), label_of(study, y)
+    axes.set_xlabel(axis_text(study, x))
+    axes.set_ylabel(axis_text(study, y))
+    set_unit(axes.xaxis, x)
+    set_unit(axes.yaxis, y)
+    add_key(figure, study, by, entries)
+    rank = _rank_correlation(every)
+    return [
+        Drawing(
+            title=f"{capital(names[1])} against {names[0]}",
+            caption=f"Final values, a point for each of {len(every)} finished trials.{rank}",
+            alternative=f"Scatter plot of {names[1]} against {names[0]}, {len(every)} points.{rank}",
+            figure=figure,
+        )
+    ]
+
+
+def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> str:
+    first, second = zip(*pairs, strict=True)
+    if len(pairs) < FEWEST_FOR_A_RANK or len(set(first)) == 1 or len(set(second)) == 1:
+        return ""
+    found: Any = spearmanr(first, second)
+    return f" Spearman's rank correlation is {found.statistic:.2f} (p = {number(float(found.pvalue))})."

@@ -1,0 +1,174 @@
+"""The numbers that figures draw: which trials, in which groups, and what of them."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy
+from numpy.typing import NDArray
+
+from steepest.study.definition import Axis, Study
+from steepest.study.figures.drawing import NothingToDraw
+from steepest.study.results import TrialResult
+from steepest.study.sensitivity import number
+from steepest.study.statistics import summarize
+
+FEWEST_FOR_A_BAND = 3
+
+# "train/accuracy - val/accuracy": names hold no blanks, so that a hyphen between blanks is a minus.
+DIFFERENCE = re.compile(r"\s+-\s+")
+
+
+def axis_named(study: Study, name: str) -> Axis:
+    """The axis of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for axis in study.axes:
+        if axis.name == name:
+            return axis
+    names = ", ".join(axis.name for axis in study.axes) or "none"
+    raise ValueError(f"{study.path}: there is no axis {name!r}; axes: {names}")
+
+
+def numbers_of(axis: Axis) -> dict[str, float] | None:
+    """Value of each label of an axis of two numbers or more, also of names that are numbers; None for another axis."""
+    values = {label: number(label) for label in axis.alternatives}
+    found = {label: value for label, value in values.items() if value is not None}
+    return found if len(found) == len(values) > 1 else None
+
+
+def is_log_spaced(values: Iterable[float]) -> bool:
+    """Whether numbers belong on a logarithmic axis: all positive, over a decade or in a geometric sequence."""
+    ordered = sorted(set(values))
+    if len(ordered) < 2 or ordered[0] <= 0:
+        return False
+    if ordered[-1] / ordered[0] >= 10:
+        return True
+    ratios = [after / before for before, after in itertools.pairwise(ordered)]
+    return len(ordered) > 2 and max(ratios) / min(ratios) < 1.05
+
+
+def of_stage(results: Iterable[TrialResult], stage: str) -> list[TrialResult]:
+    """The trials of a stage.
+
+    Raises:
+        NothingToDraw: if none is there.
+    """
+    found = [result for result in results if result.stage == stage]
+    if not found:
+        raise NothingToDraw(f"No {stage} trial is there yet.")
+    return found
+
+
+def grouped(
+    study: Study, results: Iterable[TrialResult], names: Sequence[str]
+) -> dict[tuple[str, ...], list[TrialResult]]:
+    """Trials by their labels on some axes, in the order of the study file; groups without trials are left out."""
+    axes = [axis_named(study, name) for name in names]
+    groups = {labels: [] for labels in itertools.product(*(axis.alternatives for axis in axes))}
+    for result in results:
+        own = tuple(result.labels[name] for name in names)
+        if own in groups:  # not so for what a changed study file no longer asks for
+            groups[own].append(result)
+    return {labels: members for labels, members in groups.items() if members}
+
+
+def others(study: Study, *names: str) -> list[str]:
+    """Names of all axes but these."""
+    return [axis.name for axis in study.axes if axis.name not in names]
+
+
+def scalar(study: Study, result: TrialResult, name: str) -> float:
+    """A trial's number: the metric as the study defines it, another final scalar, or a difference "a - b".
+
+    NaN if the trial has none, or did not finish.
+    """
+    if name == study.metric.name:
+        return result.value(study.metric)
+    if result.status != "finished":
+        return math.nan
+    parts = DIFFERENCE.split(name)
+    if len(parts) == 2:
+        return scalar(study, result, parts[0]) - scalar(study, result, parts[1])
+    value = result.final.get(name)
+    return math.nan if value is None else value
+
+
+@dataclass(frozen=True)
+class Line:
+    """A scalar over the run, one line of a figure.
+
+    Attributes:
+        x: Steps or seconds.
+        mean: Over the finished seeds.
+        low: Lower end of the 95 % interval; NaN where there is none.
+        high: Upper end.
+        singles: x and values of single seeds, drawn thin: all with fewer than three finished, else the unfinished.
+        crosses: Where seeds diverged.
+        count: Finished seeds.
+    """
+
+    x: NDArray[numpy.float64]
+    mean: NDArray[numpy.float64]
+    low: NDArray[numpy.float64]
+    high: NDArray[numpy.float64]
+    singles: list[tuple[NDArray[numpy.float64], NDArray[numpy.float64]]]
+    crosses: list[tuple[float, float]]
+    count: int
+
+
+def line(results: Sequence[TrialResult], name: str, clock: str) -> Line | None:
+    """Mean and interval of a scalar over the seeds of one cell; None if no run has logged it.
+
+    Seeds are averaged where all finished ones have a value, which is everywhere on the evaluation grid; a mean over
+    those that happen to be left would drift as seeds drop out.
+
+    Args:
+        results: The seeds.
+        name: Of the scalar.
+        clock: "step" or "time".
+    """
+    column = 0 if clock == "step" else 1
+    paths = {}
+    for result in results:
+        rows = [row for row in result.history.get(name, []) if all(map(_is_number, (row[column], row[2])))]
+        if rows:
+            paths[result.key] = numpy.array([[math.nan if each is None else each for each in row] for row in rows])
+    if not paths:
+        return None
+    finished = [paths[result.key] for result in results if result.status == "finished" and result.key in paths]
+    broken = [result for result in results if result.status == "diverged" and result.key in paths]
+    thin = [paths[result.key] for result in broken]
+    if len(finished) < FEWEST_FOR_A_BAND:
+        thin += finished
+    crosses = [(float(paths[result.key][-1, column]), float(paths[result.key][-1, 2])) for result in broken]
+    common = set.intersection(*(set(path[:, 0]) for path in finished)) if finished else set()
+    rows = [path[numpy.isin(path[:, 0], list(common))] for path in finished] if common else []
+    empty = numpy.array([])
+    if not rows:
+        return Line(empty, empty, empty, empty, [(path[:, column], path[:, 2]) for path in thin], crosses, 0)
+    table = numpy.stack([path[:, 2] for path in rows])
+    summaries = [summarize(values) for values in table.T.tolist()]
+    return Line(
+        numpy.stack([path[:, column] for path in rows]).mean(0),
+        numpy.array([summary.mean for summary in summaries]),
+        *_interval(summaries, len(rows)),
+        [(path[:, column], path[:, 2]) for path in thin],
+        crosses,
+        len(rows),
+    )
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _interval(summaries, count: int) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64]]:
+    if count < FEWEST_FOR_A_BAND:
+        nothing = numpy.full(len(summaries), math.nan)
+        return nothing, nothing
+    return numpy.array([summary.low for summary in summaries]), numpy.array([summary.high for summary in summaries])

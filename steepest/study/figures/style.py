@@ -1,0 +1,176 @@
+"""The one style of all figures of a study."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from steepest.study.definition import Axis
+from steepest.study.figures.selection import numbers_of
+
+# Okabe and Ito's palette, which stays apart under every kind of color blindness; gray stands for its yellow, which a
+# thin line on white would lose.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#808080")
+MARKERS = "osD^vPX*"
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
+FEWEST_ORDERED = 3
+WIDTH = 3.4  # inches: a column of two
+HEIGHT = 2.5
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "0.35",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    # The same results give the same file.
+    "svg.hashsalt": "steepest",
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def style() -> AbstractContextManager[Any]:
+    """Settings within which figures are made and written."""
+    return matplotlib.rc_context(STYLE)
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function within the style."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with style():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one label is drawn, everywhere in a study."""
+
+    color: str
+    marker: str
+    dashes: Any
+
+    def line(self, **options: Any) -> dict[str, Any]:
+        """Arguments of a line without markers."""
+        return {"color": self.color, "linestyle": self.dashes, **options}
+
+    def points(self, **options: Any) -> dict[str, Any]:
+        """Arguments of a line with markers."""
+        return {**self.line(), "marker": self.marker, "markeredgecolor": "white", "markeredgewidth": 0.4, **options}
+
+
+def looks(axis: Axis) -> dict[str, Look]:
+    """Color, marker and dashes of every label of an axis.
+
+    Three numbers or more have colors in their order; names have those of the palette, and after eight of them the
+    next dashes.
+    """
+    labels = list(axis.alternatives)
+    numbers = numbers_of(axis)
+    if numbers is not None and len(labels) >= FEWEST_ORDERED:
+        ranks = sorted(labels, key=lambda label: numbers[label])
+        # The bright end of the map would be lost on white.
+        shades = {label: 0.9 * place / (len(ranks) - 1) for place, label in enumerate(ranks)}
+        return {
+            label: Look(to_hex(colormaps["viridis"](shades[label])), MARKERS[index % len(MARKERS)], "-")
+            for index, label in enumerate(labels)
+        }
+    return {
+        label: Look(
+            PALETTE[index % len(PALETTE)],
+            MARKERS[index % len(MARKERS)],
+            DASHES[(index % len(PALETTE) + index // len(PALETTE)) % len(DASHES)] if index else "-",
+        )
+        for index, label in enumerate(labels)
+    }
+
+
+def panels(
+    count: int, columns: int | None = None, height: float = HEIGHT, legend: float = 0.0, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, each as wide as a column.
+
+    Args:
+        count: Of panels, at least 1.
+        columns: Most of them side by side; by default 2 for up to four, else 3.
+        height: Of a panel, inches.
+        legend: Height for what stands below the panels, inches.
+        options: Of `Figure.subplots`, such as sharey.
+
+    Returns:
+        The figure and its panels, row by row.
+    """
+    columns = min(count, columns or (2 if count <= 4 else 3))
+    rows = math.ceil(count / columns)
+    # Panels side by side are narrower than one alone, so that a page still holds them at their size.
+    width = WIDTH if columns == 1 else 3.1 if columns == 2 else 2.75
+    figure = Figure(figsize=(width * columns, height * rows + legend), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, list(grid.flat[:count])
+
+
+def legend_height(labels: Sequence[str], width: float) -> float:
+    """Height in inches of a legend below a figure."""
+    columns = _legend_columns(labels, width)
+    return 0.08 + 0.19 * math.ceil(len(labels) / columns) if labels else 0.0
+
+
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """Put a legend below a figure, in as many columns as fit."""
+    if not handles:
+        return
+    labels = [str(handle.get_label()) for handle in handles]
+    columns = _legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles=_by_rows(handles, columns), loc="outside lower center", ncols=columns, handlelength=2.2)
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    longest = max((len(label) for label in labels), default=1)
+    return max(1, min(len(labels), int(width / (0.55 + 0.065 * longest))))
+
+
+def _by_rows(handles: Sequence[Any], columns: int) -> list[Any]:
+    # Matplotlib fills columns; readers read rows.
+    return [handle for column in range(columns) for handle in handles[column::columns]]
+
+
+def handle(label: str, look: Look, marker: bool = True) -> Line2D:
+    """A line for the legend."""
+    return Line2D([], [], label=label, **(look.points() if marker else look.line()))
+
+
+def is_wide_range(values: Sequence[float], factor: float = 30.0) -> bool:
+    """Whether values belong on a logarithmic axis: all positive, and most of them spread over that factor."""
+    finite = sorted(value for value in values if math.isfinite(value))
+    if not finite or finite[0] <= 0:
+        return False
+    low, high = finite[len(finite) // 50], finite[-1 - len(finite) // 50]
+    return high / low > factor

@@ -1,0 +1,161 @@
+"""Performance profiles: how often, and by how much, one optimizer is slower than the fastest (arXiv 2306.07179)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy
+
+from steepest.study.definition import Metric
+from steepest.study.results import TrialResult
+from steepest.study.targets import crossing
+
+LARGEST_RATIO = 4.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Of one optimizer over several workloads.
+
+    Attributes:
+        ratios: Its time over the fastest one's, for each workload; infinite where it missed the target.
+        taus: Grid of ratios from 1 to the largest that counts.
+        shares: Share of the workloads whose ratio is at most tau, between 0 and 1, never falling.
+        score: Area under the shares over that of always being fastest: from 0 to 1, exact, not by the grid.
+    """
+
+    ratios: tuple[float, ...]
+    taus: tuple[float, ...]
+    shares: tuple[float, ...]
+    score: float
+
+
+def performance_profiles(
+    times: Mapping[str, Sequence[float]], largest_ratio: float = LARGEST_RATIO, points: int = 301
+) -> dict[str, Profile]:
+    """Profiles of several optimizers over the same workloads, as AlgoPerf scores them.
+
+    Ratios are to the fastest of the optimizers given, so that adding one may change the scores of the others.
+
+    Args:
+        times: By optimizer, the time to the target of each workload, in the same order; infinite for a miss.
+        largest_ratio: Ratios above it count like a miss; above 1.
+        points: Size of the grid from 1 to it; at least 2.
+
+    Returns:
+        By optimizer. A workload that none completes counts as a miss of all.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    if not 1 < largest_ratio < math.inf or points < 2:
+        raise ValueError(
+            f"a profile needs a largest ratio above 1 and 2 points, not {largest_ratio:g} and {points} points"
+        )
+    ratios = _ratios(times)
+    taus = numpy.linspace(1.0, largest_ratio, points)
+    return {
+        name: Profile(
+            tuple(own),
+            tuple(taus.tolist()),
+            tuple(float(numpy.mean([ratio <= tau for ratio in own])) for tau in taus),
+            float(numpy.mean([max(0.0, largest_ratio - ratio) for ratio in own])) / (largest_ratio - 1.0),
+        )
+        for name, own in ratios.items()
+    }
+
+
+def speed_ups(
+    times: Mapping[str, Sequence[float]], baseline: str, largest_ratio: float = LARGEST_RATIO
+) -> dict[str, float]:
+    """How many times faster than a baseline each optimizer is: geometric mean over workloads.
+
+    A miss has no time, so that each workload's speed-up is held between 1 / `largest_ratio` and `largest_ratio`: a miss
+    counts as so many times slower, no more and no less than the slowest that counts. Where both miss it is 1.
+
+    Args:
+        times: As in `performance_profiles`.
+        baseline: Name of the optimizer that has 1.
+        largest_ratio: Above 1.
+
+    Returns:
+        By optimizer; above 1 is faster than the baseline.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    if baseline not in times:
+        raise ValueError(f"the baseline must be one of {', '.join(times)}, not {baseline}")
+    if not 1 < largest_ratio < math.inf:
+        raise ValueError(f"the largest ratio must be above 1, not {largest_ratio:g}")
+    ratios = _ratios(times)
+    return {
+        name: math.exp(
+            float(numpy.mean([_log_speed_up(*pair, largest_ratio) for pair in zip(own, ratios[baseline], strict=True)]))
+        )
+        for name, own in ratios.items()
+    }
+
+
+def workload_times(
+    results: Sequence[TrialResult], metric: Metric, by: str, clock: Literal["step", "seconds"] = "step"
+) -> dict[str, list[float]]:
+    """Times to the target in the form of `performance_profiles`.
+
+    Each combination of the labels of all other axes is a workload, whose time is the median over seeds, a miss being
+    infinite. In a study with a single workload each seed is one instead: the profile then tells how reliably an
+    optimizer is fastest on it, and nothing of other workloads.
+
+    Args:
+        results: Trials of the final stage; failed ones are left out, and so is a workload that some label lacks.
+        metric: With a target.
+        by: Name of the axis whose labels are compared.
+        clock: Optimizer steps or training seconds.
+
+    Returns:
+        By label, in the order of `results`.
+
+    Raises:
+        ValueError: if the metric has no target, or there is no such axis, clock or training time.
+    """
+    if clock not in ("step", "seconds"):
+        raise ValueError(f"clock must be step or seconds, not {clock}")
+    times: dict[str, dict[tuple[str, ...], dict[int, float]]] = {}
+    for result in results:
+        if by not in result.labels:
+            raise ValueError(f"there is no axis {by}, only {', '.join(result.labels)}")
+        if result.status != "failed":
+            workload = tuple(label for axis, label in result.labels.items() if axis != by)
+            seeds = times.setdefault(result.labels[by], {}).setdefault(workload, {})
+            seeds[result.seed] = getattr(crossing(result, metric), clock)
+    single = len({workload for own in times.values() for workload in own}) == 1
+    instances: dict[str, dict[Any, float]] = {}
+    for label, own in times.items():
+        medians = {workload: float(numpy.median(list(seeds.values()))) for workload, seeds in own.items()}
+        instances[label] = {seed: time for seeds in own.values() for seed, time in seeds.items()} if single else medians
+    common = [each for each in next(iter(instances.values()), {}) if all(each in own for own in instances.values())]
+    return {label: [own[each] for each in common] for label, own in instances.items()}
+
+
+def _ratios(times: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    counts = {len(own) for own in times.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError(f"every optimizer needs a time for each of the same workloads, not {sorted(counts)} times")
+    wrong = [f"{name} has {time}" for name, own in times.items() for time in own if not time >= 0]
+    if wrong:
+        raise ValueError(f"times must be numbers from 0 on or infinite for a miss: {wrong[0]}")
+    fastest = [min(workload) for workload in zip(*times.values(), strict=True)]
+    return {name: [_ratio(time, best) for time, best in zip(own, fastest, strict=True)] for name, own in times.items()}
+
+
+def _ratio(time: float, fastest: float) -> float:
+    if math.isinf(time):
+        return math.inf
+    return 1.0 if time == fastest else time / fastest if fastest > 0 else math.inf
+
+
+def _log_speed_up(own: float, baseline: float, largest: float) -> float:
+    if math.isinf(own) and math.isinf(baseline):
+        return 0.0
+    return math.log(min(max(baseline / own, 1 / largest), largest))

@@ -1,0 +1,211 @@
+"""The tables of a report, as text."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steepest.study.axes import label_of
+from steepest.study.comparison import best, compare_pairs
+from steepest.study.definition import Study
+from steepest.study.figures.words import axis_label, is_share, number
+from steepest.study.plan import describe
+from steepest.study.results import TrialResult
+from steepest.study.tables import SummaryRow, shown
+from steepest.study.targets import TimeToTarget
+from steepest.study.tuning import choose
+
+MOST_PAIRS = 45
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of texts.
+
+    Attributes:
+        caption: What it shows.
+        columns: Heads; those of numbers are listed in `numbers`.
+        rows: Texts, as many as heads; the first is the head of its row.
+        numbers: Places of the columns that are set flush right.
+        marked: Places of the rows that stand out.
+        note: What must be known to read it.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[int] = frozenset()
+    marked: frozenset[int] = frozenset()
+    note: str = ""
+
+
+def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
+    """A row for each cell: metric, interval, what did not finish, time to target, tuned values."""
+    metric = study.metric
+    axes = tuple(axis.name.replace("_", " ") for axis in study.axes)
+    tuned = any(row.point for row in rows)
+    columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
+    columns += ("steps to target", "seconds to target") if metric.target is not None else ()
+    columns += ("training s",)
+    winner = best({row.name: list(row.values.values()) for row in rows if row.values}, metric.mode)
+    texts = []
+    for row in rows:
+        value = row.value
+        interval = "–" if math.isnan(value.low) else f"{value_of(study, value.low)} to {value_of(study, value.high)}"
+        words = [*row.labels.values(), *([_point(row.point, row.on_edge)] if tuned else [])]
+        words += [value_of(study, value.mean), _deviation(study, value.standard_deviation), str(value.count), interval]
+        words += [str(row.statuses["diverged"]), str(row.statuses["failed"])]
+        if row.target is not None:
+            words += [_time(row.target, row.target.median_steps), _time(row.target, row.target.median_seconds)]
+        texts.append((*words, number(float(f"{row.train_seconds:.3g}"))))
+    first = len(axes) + tuned
+    unit = " in per cent" if is_share(metric.name) else ""
+    return ReportTable(
+        caption=f"{metric.label}{unit}, {'best' if metric.at == 'best' else 'at the end'}, over the finished seeds",
+        columns=columns,
+        rows=tuple(texts),
+        numbers=frozenset(range(first, len(columns))),
+        marked=frozenset(place for place, row in enumerate(rows) if winner is not None and row.name == winner.name),
+        note="The best cell is marked. sd is the standard deviation over seeds, n the number of finished seeds, "
+        "training s the mean time of a finished run inside training steps."
+        + (
+            " Times to target are medians over the seeds that finished or diverged."
+            if metric.target is not None
+            else ""
+        ),
+    )
+
+
+def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
+    """The difference of every two cells, or of each from the best if there are many; None for fewer than two."""
+    groups = {row.name: list(row.values.values()) for row in rows if row.values}
+    winner = best(groups, study.metric.mode)
+    if winner is None or len(groups) < 2:
+        return None
+    pairs = compare_pairs(groups)
+    shown_pairs = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
+    texts = []
+    for pair in shown_pairs:
+        if pair.reason is not None:
+            texts.append(
+                (pair.first, pair.second, _difference(study, pair.difference), "–", "–", "–", "–", pair.reason)
+            )
+            continue
+        verdict = "different" if pair.adjusted_p_value < winner.level else "not distinguishable"
+        interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
+        words = (_difference(study, pair.difference), interval, _rounded(pair.effect_size))
+        texts.append((pair.first, pair.second, *words, _p(pair.p_value), _p(pair.adjusted_p_value), verdict))
+    only = f" Of {len(pairs):,} pairs those with the best cell are shown." if len(shown_pairs) < len(pairs) else ""
+    unit = " (points)" if is_share(study.metric.name) else ""
+    return ReportTable(
+        caption=f"Differences of {study.metric.label} between cells",
+        columns=("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", ""),
+        rows=tuple(texts),
+        numbers=frozenset(range(2, 7)),
+        note=f"Welch's t-test; p-values are adjusted for the number of pairs ({len(pairs):,}) by Holm's method, "
+        f"intervals are of one pair each.{only}",
+    )
+
+
+def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
+    """What was chosen for each tuned cell; None without tuning."""
+    choices = choose(study, results)
+    if not choices:
+        return None
+    texts = [
+        (
+            ", ".join(cell),
+            "no point finished" if choice.point is None else _point(choice.point, ()),
+            value_of(study, choice.value),
+            str(choice.trials),
+            f"{spoken_keys(choice.on_edge)}: a better value may lie beyond" if choice.on_edge else "",
+        )
+        for cell, choice in choices.items()
+    ]
+    unit = " (%)" if is_share(study.metric.name) else ""
+    return ReportTable(
+        caption="Tuned values, by the best mean over the tuning seeds",
+        columns=("cell", "chosen", f"{study.metric.label}{unit}", "points tried", "on the edge of its range"),
+        rows=tuple(texts),
+        numbers=frozenset((2, 3)),
+    )
+
+
+def broken(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:
+    """Trials that diverged or failed, with the reason; None if there are none."""
+    texts = [
+        (
+            describe(result.labels, result.point),
+            result.stage,
+            str(result.seed),
+            result.status,
+            f"training loss not finite or above {study.bound:g} at step {result.diverged_at:,}"
+            if result.status == "diverged" and result.diverged_at is not None
+            else result.error or "",
+        )
+        for result in results
+        if result.status != "finished"
+    ]
+    if not texts:
+        return None
+    columns = ("cell", "stage", "seed", "status", "reason")
+    return ReportTable("Trials that diverged or failed", columns, tuple(texts), frozenset((2,)))
+
+
+def environment(content: Mapping[str, Any]) -> ReportTable | None:
+    """Versions, machine and devices; None without a record."""
+    texts = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            texts += [(str(name), str(each)) for name, each in value.items()]
+        elif value not in (None, [], ""):
+            shown_value = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            texts.append((str(key).replace("_", " "), shown_value))
+    return ReportTable("Environment of the last start", ("", "value"), tuple(texts)) if texts else None
+
+
+def value_of(study: Study, value: float) -> str:
+    """A value of the metric, without its unit."""
+    return "–" if math.isnan(value) else shown(value, study.metric).removesuffix(" %")
+
+
+def spoken_keys(keys: Sequence[str]) -> str:
+    """Names of tuned options in words."""
+    return ", ".join(axis_label(key) for key in keys)
+
+
+def _deviation(study: Study, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{100 * value:.2f}" if is_share(study.metric.name) else f"{value:.2g}"
+
+
+def _difference(study: Study, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return (f"{100 * value:+.2f}" if is_share(study.metric.name) else f"{value:+.3g}").replace("-", "−")
+
+
+def _rounded(value: float) -> str:
+    return number(float(f"{value:.3g}")).replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _time(target: TimeToTarget, median: float) -> str:
+    missed = target.count - target.reached
+    if not target.count or math.isnan(median):
+        return "–"
+    said = "never" if not target.reached else "∞" if math.isinf(median) else number(float(f"{median:.4g}"))
+    return f"{said} ({missed} of {target.count} missed)" if missed and target.reached else said
+
+
+def _point(point: Mapping[str, Any], on_edge: Sequence[str]) -> str:
+    return ", ".join(
+        # Kept on one line by spaces that do not break.
+        f"{axis_label(key)} {label_of(value)}".replace(" ", "\N{NO-BREAK SPACE}")
+        + (" (edge of its range)" if key in on_edge else "")
+        for key, value in point.items()
+    )

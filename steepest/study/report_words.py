@@ -1,0 +1,173 @@
+"""What a report says in sentences: the answer, the protocol, how far the study has come."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steepest.study.axes import label_of
+from steepest.study.comparison import Winner, best
+from steepest.study.definition import Axis, Dimension, Space, Study
+from steepest.study.figures.words import spoken, target_text
+from steepest.study.plan import cells, tuning_trials
+from steepest.study.results import TrialResult
+from steepest.study.statistics import Summary
+from steepest.study.tables import SummaryRow, shown
+from steepest.study.tuning import chosen_points
+
+MOST_NAMED = 6
+
+
+def planned(study: Study, results: Sequence[TrialResult]) -> int:
+    """How many trials the study has in all, as far as its tuning has come."""
+    tuning = {trial.key for trial in tuning_trials(study)}
+    tuning |= {result.key for result in results if result.stage == "tuning"}  # of a grid that was extended
+    without = sum(point is None for point in chosen_points(study, results).values())
+    # A cell none of whose tuning trials finished gets no final ones; while some are missing, one may still finish.
+    complete = len(tuning) == sum(result.stage == "tuning" for result in results)
+    return len(tuning) + (len(cells(study)) - (without if complete else 0)) * len(study.seeds)
+
+
+def progress(results: Sequence[TrialResult], total: int) -> str:
+    """How many trials of so many are there, and how they ended."""
+    counts = {status: sum(result.status == status for result in results) for status in ("diverged", "failed")}
+    ended = [f"{count} {status}" for status, count in counts.items() if count]
+    whole = len(results) >= total
+    said = (
+        f"{'All' if whole else f'{len(results):,} of'} {total:,} trials {'are done' if whole else 'are there so far'}"
+    )
+    return f"{said}{', ' + spoken(ended) if ended else ''}."
+
+
+def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
+    """The study's answer in one sentence; one of part of the trials says so."""
+    groups = {row.name: list(row.values.values()) for row in rows if row.values}
+    winner = best(groups, study.metric.mode)
+    if winner is None:
+        return "No trial of the final stage has finished yet, so there is no answer."
+    row = next(row for row in rows if row.name == winner.name)
+    at = "best" if study.metric.at == "best" else "final"
+    value = f"{at} {study.metric.label} of {shown(winner.mean, study.metric)} ({interval_text(row.value, study)})"
+    if len(groups) == 1:
+        return f"{winner.name} {'has' if complete else 'has so far'} a {value}."
+    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
+
+
+def interval_text(summary: Summary, study: Study) -> str:
+    """Interval and number of seeds."""
+    seeds = f"{summary.count} seed{'s' if summary.count != 1 else ''}"
+    if math.isnan(summary.low):
+        return f"{seeds}, so no interval"
+    return f"95 % interval {shown(summary.low, study.metric)} to {shown(summary.high, study.metric)}, {seeds}"
+
+
+def _others(winner: Winner, count: int) -> str:
+    parts = []
+    if winner.indistinguishable:
+        verb = "is" if len(winner.indistinguishable) == 1 else "are"
+        parts.append(f"{_named(winner.indistinguishable)} {verb} not distinguishable from it")
+    if winner.untestable:
+        verb = "has" if len(winner.untestable) == 1 else "have"
+        parts.append(f"{_named(winner.untestable)} {verb} too few finished runs to be told from it")
+    worse = (
+        count
+        - len(winner.indistinguishable)
+        - len(winner.untestable)
+        - len(set(winner.unreliable) - set(winner.indistinguishable) - set(winner.untestable))
+    )
+    if worse == count:
+        parts.append(
+            "it is distinguishably better than "
+            + ({1: "the other", 2: "both others"}.get(count) or f"all {count} others")
+        )
+    elif worse > 0:
+        parts.append(f"{worse} {'is' if worse == 1 else 'are'} distinguishably worse")
+    if winner.unreliable:
+        parts.append(f"{_named(winner.unreliable)} had a better mean where runs finished, but others diverged")
+    return "; " + "; ".join(parts) if parts else ""
+
+
+def _named(names: Sequence[str]) -> str:
+    if len(names) > MOST_NAMED:
+        return f"{len(names)} others"
+    return spoken([f"“{name}”" if ", " in name else name for name in names])
+
+
+def protocol(study: Study) -> list[tuple[str, str]]:
+    """How the study was done: terms and what they mean here."""
+    metric = study.metric
+    at = "at the end of the schedule" if metric.at == "final" else "at its best evaluation"
+    parts = [("Scale", study.scale)]
+    parts += [(f"Axis “{axis.name.replace('_', ' ')}”", _axis(axis)) for axis in study.axes]
+    parts += [
+        ("Base configs", ", ".join(path.name.partition("_")[2] or path.name for path in study.base)),
+        ("Options for all", _options(study.options)),
+        ("Seeds", f"{', '.join(map(str, study.seeds))}; a seed sets initialization and order of the data"),
+        ("Tuning", _tuning(study)),
+        ("Metric", f"{metric.label} ({metric.name}), {at}; {'more' if metric.mode == 'max' else 'less'} is better"),
+        ("Target", "none" if metric.target is None else _target(study)),
+        (
+            "Clocks",
+            "optimizer steps, and seconds inside training steps: evaluation, diagnostics, checkpoints and the first "
+            "five steps of a process (warm-up and compilation) are left out",
+        ),
+        (
+            "Divergence",
+            f"a training loss that is not finite or above {study.bound:g}; such a run is a result, counted apart from "
+            "means and intervals",
+        ),
+        (
+            "Evaluation",
+            "every run is a complete schedule without early stopping, evaluated at the same steps; validation data "
+            "choose and compare, nothing is fitted to the test data",
+        ),
+        (
+            "Statistics",
+            "means over the seeds that finished, Student's 95 % intervals, Welch's t-test for pairs with Holm's "
+            "correction at the level 0.05",
+        ),
+    ]
+    return [(term, text) for term, text in parts if text]
+
+
+def _axis(axis: Axis) -> str:
+    labels = ", ".join(axis.alternatives)
+    return f"{axis.key}: {labels}" if axis.key is not None else labels
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {label_of(value)}" for key, value in options.items())
+
+
+def _target(study: Study) -> str:
+    assert study.metric.target is not None
+    sign = "at least" if study.metric.mode == "max" else "at most"
+    return (
+        f"{sign} {target_text(study.metric.name, study.metric.target)}, at the first evaluation that has it; a run "
+        "that never has, or that diverges, counts as infinitely slow"
+    )
+
+
+def _tuning(study: Study) -> str:
+    tuning = study.tuning
+    if tuning is None:
+        return "none: all options are as given"
+    method = "full grid" if tuning.method == "grid" else f"{tuning.trials} points of a scrambled Halton sequence"
+    seeds = f"seed{'s' if len(tuning.seeds) > 1 else ''} {', '.join(map(str, tuning.seeds))}"
+    spaces = [_space(tuning.space), *(f"{name}: {_space(space)}" for name, space in tuning.spaces.items())]
+    extended = "; a grid whose best point is on its edge is extended" if tuning.extend else ""
+    return (
+        f"{method} of {'; '.join(filter(None, spaces))}; the same number of trials for every cell that is tuned, "
+        f"{seeds}; the best mean is run again with the seeds above{extended}"
+    )
+
+
+def _space(space: Space) -> str:
+    return ", ".join(f"{key} {_dimension(dimension)}" for key, dimension in space.items()) or "not tuned"
+
+
+def _dimension(dimension: Dimension) -> str:
+    if dimension.scale == "values":
+        return "of " + ", ".join(map(label_of, dimension.values))
+    low, high = dimension.ends
+    points = f", {dimension.points} points" if dimension.points else ""
+    return f"{low:g} to {high:g} ({dimension.scale}{points})"

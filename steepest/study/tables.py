@@ -1,0 +1,212 @@
+"""The tables of a study: files for other programs, and the summary that people read."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pyarrow.csv
+import pyarrow.parquet
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diagnostics.artifacts import save_json, write_atomically
+from steepest.study.axes import label_of
+from steepest.study.comparison import best
+from steepest.study.definition import Metric, Study
+from steepest.study.histories import history_records
+from steepest.study.plan import cells
+from steepest.study.results import TrialResult
+from steepest.study.rows import arrow_table, result_rows, tuning_rows
+from steepest.study.statistics import Summary, summarize
+from steepest.study.targets import TimeToTarget, time_to_target
+from steepest.study.tuning import choose
+
+STATUSES = ("finished", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One cell of a study, over the seeds of its final trials.
+
+    Attributes:
+        labels: Label on every axis.
+        point: Tuned values; empty where nothing is tuned.
+        on_edge: Tuned options whose best value was the lowest or highest tried, so that a better one may lie beyond.
+        values: The metric by seed, NaN of one that diverged; failed trials are left out, since an error says nothing of
+            the optimizer.
+        value: Their summary.
+        target: Time to the target; None without a target.
+        train_seconds: Mean training time of the trials that finished, in seconds; NaN if none did.
+        statuses: Number of trials by status: finished, diverged, failed.
+    """
+
+    labels: Mapping[str, str]
+    point: Mapping[str, Any]
+    on_edge: tuple[str, ...]
+    values: Mapping[int, float]
+    value: Summary
+    target: TimeToTarget | None
+    train_seconds: float
+    statuses: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        """The labels in one line."""
+        return ", ".join(self.labels.values())
+
+
+def write_tables(folder: Path, study: Study, results: Sequence[TrialResult]) -> None:
+    """Write `results.parquet` and `results.csv`, the same table, and `histories/<key>.json` for each trial.
+
+    If a tuning tried something, also `tuning.csv`: each point, what came of it, and which one was chosen.
+
+    Args:
+        folder: The study's.
+        study: Names the metric.
+        results: Trials of any stage, a row each, in this order.
+    """
+    table = arrow_table(result_rows(results, study.metric))
+    write_atomically(folder / "results.parquet", lambda path: pyarrow.parquet.write_table(table, path))
+    write_atomically(folder / "results.csv", lambda path: pyarrow.csv.write_csv(table, path))
+    tried = tuning_rows(study, results)
+    if tried:
+        write_atomically(folder / "tuning.csv", lambda path: pyarrow.csv.write_csv(arrow_table(tried), path))
+    for result in results:
+        save_json(history_records(result), folder / "histories" / f"{result.key}.json")
+
+
+def reported(study: Study, results: Sequence[TrialResult]) -> list[TrialResult]:
+    """The final trials at the points that the tuning now chooses.
+
+    Trials at another point are those of an earlier choice, before a grid was extended or a study changed.
+
+    Args:
+        study: The study.
+        results: Its trials of all stages.
+    """
+    choices = choose(study, results)
+    return [
+        result
+        for result in results
+        if result.stage == "final"
+        and (
+            (choice := choices.get(result.cell)) is None
+            or choice.point is None
+            or dict(result.point) == dict(choice.point)
+        )
+    ]
+
+
+def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryRow]:
+    """A row for each cell of a study, in the order of its axes, also for those without a trial so far.
+
+    Args:
+        study: The study.
+        results: Its trials of all stages (`steepest.study.results.results_of`).
+    """
+    choices, final = choose(study, results), reported(study, results)
+    rows = []
+    for labels in cells(study):
+        cell = tuple(labels.values())
+        own = [result for result in final if result.cell == cell]
+        choice = choices.get(cell)
+        point = choice.point if choice is not None else None
+        values = {result.seed: result.value(study.metric) for result in own if result.status != "failed"}
+        seconds = [result.train_seconds for result in own if result.status == "finished"]
+        rows.append(
+            SummaryRow(
+                labels=labels,
+                point=point if point is not None else own[0].point if own else {},
+                on_edge=choice.on_edge if choice is not None else (),
+                values=values,
+                value=summarize(list(values.values())),
+                target=time_to_target(own, study.metric) if study.metric.target is not None else None,
+                train_seconds=float(numpy.mean(seconds)) if seconds else math.nan,
+                statuses={status: sum(result.status == status for result in own) for status in STATUSES},
+            )
+        )
+    return rows
+
+
+def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) -> None:
+    """Print the summary as a table, one line a cell, and what it says of the best one.
+
+    Args:
+        console: Where to.
+        study: The study.
+        rows: Its summary.
+    """
+    metric = study.metric
+    columns = [(axis.name.replace("_", " "), [row.labels[axis.name] for row in rows]) for axis in study.axes]
+    if any(row.point for row in rows):
+        columns.append(("tuned", [_point(row) for row in rows]))
+    texts = len(columns)
+    columns.append((f"{metric.label or metric.name} ± 95 %", [_mean(row.value, metric) for row in rows]))
+    columns.append(("finished", [f"{row.statuses['finished']} of {sum(row.statuses.values())}" for row in rows]))
+    if any(row.value.diverged for row in rows):
+        columns.append(("diverged", [str(row.value.diverged) for row in rows]))
+    if metric.target is not None:
+        columns.append((f"steps to {shown(metric.target, metric)}", [_steps(row.target) for row in rows]))
+    columns.append(("trained", [_seconds(row.train_seconds) for row in rows]))
+    table = Table(title=Text(f"{study.name}, {study.scale}"), title_justify="left")
+    for place, (name, _) in enumerate(columns):
+        table.add_column(Text(name), justify="left" if place < texts else "right", overflow="fold")
+    for words in zip(*(values for _, values in columns), strict=True):
+        table.add_row(*map(Text, words))
+    console.print(table)
+    for line in _remarks(metric, rows):
+        console.print(Text(line))
+
+
+def shown(value: float, metric: Metric) -> str:
+    """A value of the metric as people read it: accuracies in per cent."""
+    if not math.isfinite(value):
+        return "-"
+    return f"{100 * value:.2f} %" if metric.name.endswith("accuracy") else f"{value:.4g}"
+
+
+def _mean(summary: Summary, metric: Metric) -> str:
+    if math.isnan(summary.low):
+        return shown(summary.mean, metric)
+    return f"{shown(summary.mean, metric).removesuffix(' %')} ± {shown(summary.high - summary.mean, metric)}"
+
+
+def _seconds(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{seconds:.3g} s"
+
+
+def _steps(target: TimeToTarget | None) -> str:
+    if target is None or not target.count:
+        return "-"
+    missed = "" if target.reached == target.count else f" ({target.reached}/{target.count})"
+    return f"{target.median_steps:g}{missed}" if math.isfinite(target.median_steps) else f"never{missed}"
+
+
+def _point(row: SummaryRow) -> str:
+    return ", ".join(
+        f"{key.rpartition('.')[2]} {label_of(value)}{'*' if key in row.on_edge else ''}"
+        for key, value in row.point.items()
+    )
+
+
+def _remarks(metric: Metric, rows: Sequence[SummaryRow]) -> list[str]:
+    lines = ["* the best value is the lowest or highest tried"] if any(row.on_edge for row in rows) else []
+    groups = {row.name: list(row.values.values()) for row in rows if row.values}
+    winner = best(groups, metric.mode)
+    if winner is None or len(groups) < 2:
+        return lines
+    lines.append(f"best: {winner.name} ({shown(winner.mean, metric)})")
+    for names, words in (
+        (
+            winner.indistinguishable,
+            f"not distinguishable from it (Welch's t-test, Holm's correction, {winner.level:g})",
+        ),
+        (winner.untestable, "too few runs to tell from it"),
+        (winner.unreliable, "better where it finished, but it diverged too"),
+    ):
+        lines += [f"{words}: {'; '.join(names)}"] if names else []
+    return lines

@@ -1,0 +1,208 @@
+"""One trial: a run of `steepest fit`, and its result."""
+
+import errno
+import math
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from steepest.cli import INTERRUPTED, exit_code, is_from_users_code, message_of
+from steepest.orphans import ENDS_WITH_PARENT
+from steepest.study.isolation import isolated, output_into
+from steepest.study.plan import Trial
+from steepest.study.results import TrialResult, result_path, write_result
+from steepest.study.run_files import (
+    CLOCK,
+    divergence_step,
+    last_values,
+    read_curves,
+    read_record,
+    remove_attempts,
+    runs_of,
+    with_clock,
+)
+from steepest.study.trial_words import data_words, needs_own_process, run_place
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ERROR = re.compile(
+    r"steepest.*?: error: (?P<line>.+)|(?:\[rank\d+\]: )?(?P<exception>(?:\w+\.)*\w+(?:Error|Exception): .+)"
+)
+_LEAST_SPACE = 2**20  # bytes; with less, whatever a run stumbles over is the disk's fault
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        error: The error in one line, or None.
+        diverged: Whether the error is that of a loss or gradient that is not finite.
+    """
+
+    error: str | None = None
+    diverged: bool = False
+
+
+def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None, gpus: str | None = None) -> TrialResult:
+    """Run a trial in this process (in one of its own if it forms a process group), and write its result.
+
+    Output goes into `trials/<key>/output.log`. What an interrupted attempt left in the run's folder is removed first.
+
+    Args:
+        trial: The trial.
+        study_folder: The study's folder.
+        data_dir: Folder of data that lie in files; None takes the run's own default.
+        gpus: `CUDA_VISIBLE_DEVICES` of a trial that forms a process group, if this process sees fewer.
+
+    Raises:
+        KeyboardInterrupt: if the run is interrupted; then there is no result.
+        OSError: if the disk is full; then there is no result either.
+    """
+    start = time.perf_counter()
+    runs_dir, name = run_place(trial, study_folder)
+    shared = [*trial.words, *data_words(trial.words, data_dir)]
+    words = ["fit", *shared, "--runs_dir", str(runs_dir), "--name", name]
+    log = result_path(study_folder, trial.key).with_name("output.log")
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        remove_attempts(runs_dir / name, words)
+        log.write_text(f"$ {shlex.join(['steepest', *words])}\n", encoding="utf-8")
+        if needs_own_process(trial.words):
+            ending = _run_apart(words, log, gpus)
+        else:
+            ending = _run_here(words, log)
+        if ending.error is not None and shutil.disk_usage(study_folder).free < _LEAST_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        folder = next(reversed(runs_of(runs_dir / name, words)), None)
+        result = _result(trial, shlex.join(["steepest", "fit", *shared]), study_folder, folder, ending, start)
+        write_result(study_folder, result)
+    except OSError as error:
+        if error.errno in _FULL:
+            _say_full(error, study_folder)
+        raise
+    return result
+
+
+def record_death(trial: Trial, study_folder: Path, data_dir: Path | None, reason: str) -> TrialResult:
+    """Write the result of a trial whose process was killed: failed, with what its run had logged until then."""
+    runs_dir, name = run_place(trial, study_folder)
+    shared = [*trial.words, *data_words(trial.words, data_dir)]
+    words = ["fit", *shared, "--runs_dir", str(runs_dir), "--name", name]
+    folder = next(reversed(runs_of(runs_dir / name, words)), None)
+    command = shlex.join(["steepest", "fit", *shared])
+    result = _result(trial, command, study_folder, folder, Ending(reason), time.perf_counter())
+    write_result(study_folder, result)
+    return result
+
+
+def _run_here(words: Sequence[str], log: Path) -> Ending:
+    # Before the output goes into the file: handlers of logging keep the `sys.stderr` that is there at their import.
+    from steepest.command_line import run
+
+    with isolated(), output_into(log):
+        sys.path.append(os.getcwd())
+        try:
+            run(words)
+        except KeyboardInterrupt:
+            raise
+        except SystemExit as exit:
+            if isinstance(exit.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from exit
+            return Ending(getattr(exit, "message", None) or f"ended with exit code {exit.code}")
+        except Exception as error:
+            if full := _full_disk(error):
+                raise full from error
+            traceback.print_exc()
+            line = message_of(error)
+            if exit_code(error) is None or is_from_users_code(error):
+                line = f"{type(error).__name__}: {line}"
+            return Ending(line, diverged=isinstance(error, FloatingPointError))
+    return Ending()
+
+
+def _run_apart(words: Sequence[str], log: Path, gpus: str | None) -> Ending:
+    environment = {**os.environ, ENDS_WITH_PARENT: str(os.getpid()), "STEEPEST_TRACEBACK": "1"}
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "steepest", *words], env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code == 0:
+        return Ending()
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    killed = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return Ending(_last_error(lines) or killed, diverged=any("FloatingPointError" in line for line in lines))
+
+
+def _last_error(lines: Sequence[str]) -> str | None:
+    """What a command, or the traceback of one of its ranks, said last about why it ended."""
+    errors = (_ERROR.match(line) for line in lines)
+    return next((match["line"] or match["exception"] for match in reversed(list(errors)) if match), None)
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk (or quota) behind another one, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _say_full(error: OSError, study_folder: Path) -> None:
+    reason = os.strerror(error.errno or errno.ENOSPC)
+    said = f"{reason}: what is finished is kept; make room, and go on with `steepest study resume {study_folder}`"
+    raise OSError(error.errno, said, str(study_folder)) from error
+
+
+def _result(
+    trial: Trial, command: str, study_folder: Path, folder: Path | None, ending: Ending, start: float
+) -> TrialResult:
+    curves = {} if folder is None else read_curves(folder / "metrics.csv")
+    record = {} if folder is None else read_record(folder)
+    diverged_at = None if folder is None else divergence_step(folder)
+    steps = int(record.get("global_step", 0))
+    if diverged_at is None and ending.diverged:
+        diverged_at = steps
+    status = "diverged" if diverged_at is not None else "finished" if ending.error is None else "failed"
+    clock = curves.get(CLOCK)
+    return TrialResult(
+        key=trial.key,
+        stage=trial.stage,
+        labels=dict(trial.labels),
+        point=dict(trial.point),
+        seed=trial.seed,
+        command=command,
+        status=status,
+        error=ending.error,
+        diverged_at=diverged_at,
+        steps=steps,
+        train_seconds=clock[-1][1] if clock else math.nan,
+        seconds=round(time.perf_counter() - start, 3),
+        parameters=record.get("parameters"),
+        final=last_values(curves, record),
+        history=with_clock(curves),
+        run_folder="" if folder is None else folder.relative_to(study_folder).as_posix(),
+        host=socket.gethostname(),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,332 @@
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+from scipy import stats
+
+from diagnostics.objective_path import ObjectivePath
+from lightning_modules.objectives import Rosenbrock
+from steepest.study.definition import Axis
+from steepest.study.figures import FIGURES, NothingToDraw, check_figures, draw
+from steepest.study.figures.selection import is_log_spaced, numbers_of
+from steepest.study.figures.style import PALETTE, looks
+from steepest.study.figures.words import aligned, number, spoken, wrapped
+from tests.study.synthetic import OPTIMIZERS, STEPS, make_result, make_results, make_study, values
+
+RATES = values("learning_rate", "optimizer.lr", [1e-3, 1e-2, 1e-1, 1.0])
+WIDTHS = values("width", "model.network.width", [1, 2, 4])
+NOWHERE = Path("/nowhere")
+
+
+def one(study, results, **entry):
+    drawings = draw(study, results, NOWHERE, entry)
+    assert len(drawings) == 1
+    assert drawings[0].title
+    assert drawings[0].caption.endswith(".")
+    assert drawings[0].alternative.endswith(".")
+    assert drawings[0].figure is not None
+    return drawings[0]
+
+
+def labels_of(axes):
+    return [text.get_text() for text in axes.get_yticklabels()]
+
+
+def legend_of(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def lines(axes, marker="None"):
+    return [line for line in axes.lines if line.get_marker() == marker]
+
+
+def test_curves_are_means_with_their_intervals():
+    study = make_study()
+    results = make_results(study)
+    axes = one(study, results, kind="curves").figure.axes[0]
+    assert len(axes.lines) == 3
+    assert len(axes.collections) == 3
+    accuracies = [result.final["val/accuracy"] for result in results if result.labels["optimizer"] == "Adam"]
+    assert axes.lines[1].get_xdata()[-1] == STEPS
+    assert axes.lines[1].get_ydata()[-1] == pytest.approx(numpy.mean(accuracies))
+    low, high = stats.t.interval(0.95, 4, numpy.mean(accuracies), stats.sem(accuracies))
+    ends = [y for x, y in axes.collections[1].get_paths()[0].vertices if x == STEPS]
+    assert (min(ends), max(ends)) == pytest.approx((low, high))
+    assert axes.get_ylabel() == "validation accuracy (%)"
+    assert legend_of(axes.figure) == ["SGD", "Adam", "Muon"]
+
+
+def test_curves_of_few_seeds_are_thin_lines_beside_the_mean():
+    study = make_study(seeds=2)
+    drawing = one(study, make_results(study), kind="curves", x="time")
+    axes = drawing.figure.axes[0]
+    assert [line.get_linewidth() < 1 for line in axes.lines] == [True, True, False] * 3
+    assert numpy.isnan([path.vertices for own in axes.collections for path in own.get_paths()]).all()
+    # The mean of two clocks: 0.010 and 0.012 s a step.
+    assert axes.lines[2].get_xdata()[-1] == pytest.approx(0.011 * STEPS)
+    assert axes.get_xlabel() == "training time (s)"
+
+
+def test_diverged_seeds_end_in_a_cross_and_leave_the_mean_alone():
+    study = make_study([OPTIMIZERS, RATES])
+    figure = one(study, make_results(study), kind="curves", metric="train/loss").figure
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        f"learning rate {rate}" for rate in ("0.001", "0.01", "0.1", "1")
+    ]
+    last = figure.axes[3]
+    crosses = lines(last, "X")
+    assert len(crosses) == 3 * 3  # seeds 0, 2 and 4 of each optimizer
+    assert sorted({cross.get_xdata()[0] for cross in crosses}) == [60, 80, 100]
+    assert last.get_ylim()[1] < 1e3  # losses of 1e4 do not press the others flat
+    assert last.get_yscale() == "log"
+    assert all(not lines(axes, "X") for axes in figure.axes[:3])
+
+
+def test_many_numbers_have_a_color_bar_instead_of_a_legend():
+    rates = values("learning_rate", "optimizer.lr", [10 ** (k / 4 - 3) for k in range(9)])
+    figure = one(make_study([rates]), make_results(make_study([rates])), kind="curves").figure
+    assert not figure.legends
+    assert figure.axes[1].get_ylabel() == "learning rate"
+    colors = [to_hex(line.get_color()) for line in figure.axes[0].lines if len(line.get_xdata()) == 20]
+    assert len(set(colors)) == 9
+
+
+def test_a_label_looks_the_same_in_all_figures():
+    study = make_study()
+    results = make_results(study)
+    expected = looks(OPTIMIZERS)["Adam"]
+    assert expected.color == PALETTE[1]
+    kept = {"kind": "curves", "only": {"optimizer": ["Adam"]}}
+    assert one(study, results, **kept).figure.axes[0].lines[0].get_color() == expected.color
+    for kind in ("bars", "targets"):
+        marks = lines(one(study, results, kind=kind).figure.axes[0], "D")
+        assert expected.color in [mark.get_color() for mark in marks]
+    many = looks(Axis("many", {f"name {k}": {} for k in range(20)}))
+    assert len({(look.color, str(look.dashes)) for look in many.values()}) == 20
+
+
+def test_panels_leave_out_what_nobody_logged():
+    study = make_study()
+    drawing = one(study, make_results(study), kind="panels", metrics=["val/loss", "noise/batch_scale", "no/such"])
+    assert len(drawing.figure.axes) == 2
+    assert "no/such" in drawing.caption
+    assert [axes.get_yscale() for axes in drawing.figure.axes] == ["log", "log"]
+
+
+def test_bars_are_sorted_with_diverged_cells_last():
+    study = make_study([OPTIMIZERS, RATES])
+    results = make_results(study)
+    axes = one(study, results, kind="bars").figure.axes[0]
+    labels = labels_of(axes)
+    assert labels[0] == "SGD, 0.1"
+    assert labels[-3:] == [f"{name}, 1 (3 of 5 diverged)" for name in ("SGD", "Adam", "Muon")]
+    means = [mark.get_xdata()[0] for mark in lines(axes, "D")]
+    assert means[:9] == sorted(means[:9], reverse=True)
+    assert sum(len(own.get_xdata()) for own in lines(axes, ".")) == 9 * 5 + 3 * 2
+    assert axes.texts[0].get_text() == f"{100 * means[0]:.2f} %"
+
+
+@pytest.mark.parametrize(("tuned", "axes"), [(True, [OPTIMIZERS]), (False, [OPTIMIZERS, RATES])])
+def test_sensitivity_marks_the_best_and_the_diverged(tuned, axes):
+    study = make_study(axes, tuned=tuned)
+    drawing = one(study, make_results(study, _even_diverges), kind="sensitivity")
+    panel = drawing.figure.axes[0]
+    assert panel.get_xscale() == "log"
+    stars = lines(panel, "*")
+    assert [star.get_xdata()[0] for star in stars] == [0.1] * 3
+    assert all(star.get_markerfacecolor() != "white" for star in stars)
+    crosses = lines(panel, "x")
+    assert [cross.get_xdata()[0] for cross in crosses] == [1.0] * 3
+    assert ("tuning" in drawing.caption) == tuned
+
+
+def _even_diverges(labels, point, seed):
+    rate = float(point.get("optimizer.lr", labels.get("learning_rate", 0.1)))
+    return 0.9 - 0.1 * math.log10(rate / 0.1) ** 2 + 1e-3 * seed % 7, 50 if rate >= 1 and seed % 2 == 0 else None
+
+
+def test_sensitivity_of_a_best_point_on_the_edge_is_hollow():
+    study = make_study([RATES])
+    results = make_results(
+        study, lambda labels, point, seed: (1 - float(labels["learning_rate"]) / 2 + seed / 1e3, None)
+    )
+    drawing = one(study, results, kind="sensitivity")
+    (star,) = lines(drawing.figure.axes[0], "*")
+    assert star.get_markerfacecolor() == "white"
+    assert "best at 0.001 (at the edge)" in drawing.alternative
+
+
+def test_envelope_ends_where_the_first_seed_diverges():
+    study = make_study([OPTIMIZERS, RATES])
+    drawing = one(study, make_results(study), kind="envelope")
+    axes = drawing.figure.axes[0]
+    limits = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
+    assert limits == [0.1] * 3
+    assert "SGD: stable up to 0.1" in legend_of(drawing.figure)
+    assert [list(line.get_xdata()) for line in lines(axes, "X")] == [[1.0]] * 3
+
+
+def test_transfer_tells_optimum_value_and_spread():
+    def truth(labels, point, seed):
+        best = 0.1 if labels["optimizer"] == "Muon" else 0.1 / float(labels["width"])
+        distance = math.log10(float(labels["learning_rate"]) / best)
+        return 0.9 + 0.01 * float(labels["width"]) - 0.02 * distance**2 + seed / 1e4, None
+
+    study = make_study([OPTIMIZERS, WIDTHS, RATES])
+    results = make_results(study, truth)
+    drawing = one(study, results, kind="transfer")
+    rates, accuracies, spreads = drawing.figure.axes
+    optima = [line.get_ydata() for line in lines(rates)]
+    # The parabola through three points of a parabola is that parabola.
+    assert optima[2] == pytest.approx([0.1, 0.1, 0.1])
+    assert optima[0] == pytest.approx([0.1, 0.05, 0.025], rel=1e-6)
+    middle = accuracies.lines[2].get_ydata()
+    assert spreads.patches[2].get_height() == pytest.approx(numpy.std(middle, ddof=1))
+    assert "Muon +0.0 octaves" in drawing.alternative
+    assert "SGD -2.0 octaves" in drawing.alternative
+
+
+def test_targets_are_medians_and_misses_are_told():
+    study = make_study()
+    results = make_results(
+        study,
+        lambda labels, point, seed: (
+            (0.95, 0.92, 0.92 if seed < 3 else 0.5)[list(OPTIMIZERS.alternatives).index(labels["optimizer"])],
+            None,
+        ),
+    )
+    axes = one(study, results, kind="targets").figure.axes
+    assert labels_of(axes[0]) == ["SGD", "Adam", "Muon (2 of 5 missed)"]
+    # a - (a - 0.1) exp(-step / 30) >= 0.9, at the next evaluation
+    steps = [10 * math.ceil(3 * math.log((a - 0.1) / (a - 0.9))) for a in (0.95, 0.92, 0.92)]
+    assert [mark.get_xdata()[0] for mark in lines(axes[0], "D")] == steps
+    assert lines(axes[1], "D")[0].get_xdata()[0] == pytest.approx(steps[0] * 0.014)  # seed 2 is the median
+    with pytest.raises(NothingToDraw, match="no target"):
+        draw(make_study(metric=replace(study.metric, target=None)), results, NOWHERE, {"kind": "targets"})
+
+
+def test_profile_has_a_step_line_for_each_alternative():
+    study = make_study()
+    drawing = one(study, make_results(study), kind="profile")
+    assert legend_of(drawing.figure)[0] == "SGD: 1.00"
+    assert drawing.figure.axes[0].lines[0].get_ydata()[0] == 1.0
+    assert "5 seeds" in drawing.caption
+
+
+def test_scatter_takes_differences_of_scalars():
+    study = make_study()
+    results = make_results(study)
+    axes = one(study, results, kind="scatter").figure.axes[0]
+    points = sorted(tuple(point) for line in axes.lines for point in line.get_xydata())
+    expected = sorted(
+        (r.final["sharpness/batch"], r.final["train/accuracy"] - r.final["val/accuracy"]) for r in results
+    )
+    assert numpy.array(points) == pytest.approx(numpy.array(expected))
+    assert axes.get_ylabel() == "training accuracy −\nvalidation accuracy (%)"
+
+
+def test_layers_warn_of_a_wide_ratio(tmp_path):
+    study = make_study(seeds=2)
+    results = make_results(study)
+    for result in results:
+        factor = {"SGD": 2.0, "Adam": 4.0, "Muon": 20.0}[result.labels["optimizer"]]
+        names = ["a.weight", "a.bias", "b.weight", "b.bias", "c.weight", "c.bias"]
+        rows = [[10.0**k, 0, 10.0**k * factor, 0, 10.0**k * factor**2, 0] for k in (-1, 0, 1)]
+        content = {
+            "last": {"names": names, "roles": ["weight", "bias"] * 3},
+            "history": {"names": names, "steps": [1, 2, 3], "gradient_norms": rows},
+        }
+        (tmp_path / result.run_folder).mkdir(parents=True)
+        (tmp_path / result.run_folder / "gradient_flow.json").write_text(json.dumps(content))
+    (drawing,) = draw(study, results, tmp_path, {"kind": "layers"})
+    left, right = drawing.figure.axes
+    assert left.lines[1].get_ydata() == pytest.approx([1, 4, 16])
+    assert [text.get_text() for text in right.texts] == ["4", "16", "400"]
+    assert "Above it: Muon." in drawing.caption
+    (first,) = draw(study, results, tmp_path, {"kind": "layers", "when": "first"})
+    assert first.figure.axes[0].lines[1].get_ydata() == pytest.approx([0.1, 0.4, 1.6])
+
+
+def test_trajectories_draw_the_paths_and_let_them_run(tmp_path):
+    study = make_study(seeds=1)
+    results = make_results(study)
+    surface = Rosenbrock()
+    for result in results:
+        path = ObjectivePath()
+        for step in range(30):
+            path.append(step, torch.tensor([-1.2 + 0.05 * step, 1.0 - 0.02 * step]))
+        run = tmp_path / result.run_folder
+        run.mkdir(parents=True)
+        numpy.savez_compressed(run / "trajectory.npz", **path.table(surface))
+        objective = {"class_path": "lightning_modules.objectives.Rosenbrock", "init_args": {"dimensions": 2}}
+        (run / "config.yaml").write_text(json.dumps({"model": {"init_args": {"objective": objective}}}))
+    still, moving = draw(study, results, tmp_path, {"kind": "trajectories"})
+    paths = [line for line in still.figure.axes[0].lines if len(line.get_xdata()) == 30]
+    assert [line.get_color() for line in paths] == [look.color for look in looks(OPTIMIZERS).values()]
+    assert paths[0].get_xydata()[-1] == pytest.approx([-1.2 + 0.05 * 29, 1.0 - 0.02 * 29])
+    assert still.group == moving.group == "Paths over Rosenbrock"
+    assert len(moving.image) < 2_000_000
+    with Image.open(io.BytesIO(moving.image)) as image:
+        assert (image.format, image.n_frames > 10) == ("GIF", True)
+    (alone,) = draw(study, results, tmp_path, {"kind": "trajectories", "animate": False})
+    assert alone.figure is not None
+
+
+def test_gallery_takes_one_image_of_each_cell(tmp_path):
+    study = make_study(seeds=2)
+    results = make_results(study)
+    for result in results[1:]:  # the first seed of the first cell has left none
+        folder = tmp_path / result.run_folder / "figures"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "a_map.png")
+    drawings = draw(study, results, tmp_path, {"kind": "gallery", "file": "figures/a_map.png", "title": "Maps"})
+    assert [drawing.title for drawing in drawings] == ["SGD, seed 1", "Adam, seed 0", "Muon, seed 0"]
+    assert {drawing.group for drawing in drawings} == {"Maps"}
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_nothing_to_draw_is_told(kind):
+    options = {"file": "figures/a.png"} if kind == "gallery" else {}
+    for results in ([], [replace(make_result({"optimizer": "SGD"}, {}, 0), status="failed", history={}, final={})]):
+        with pytest.raises(NothingToDraw, match=r"^[A-Z].*\.$"):
+            draw(make_study(), results, NOWHERE, {"kind": kind, **options})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"kind": "pie"}, "there is no figure 'pie'; kinds: curves, panels"),
+        ({"kind": "bars", "metrik": "x"}, "a figure of bars has no option 'metrik'; options: metric, by, mode"),
+        ({"kind": "gallery"}, "a figure of gallery needs the option 'file'"),
+        ({"kind": "curves", "by": "width"}, "there is no axis 'width'; axes: optimizer"),
+        ({"kind": "sensitivity", "axis": "optimizer"}, "there is no axis or tuned option 'optimizer' with numbers"),
+        ({"kind": "bars", "only": {"optimizer": "Adan"}}, "`only` of a figure names 'Adan', which is none of SGD"),
+        ({"kind": "bars", "only": "Adam"}, "`only` of a figure must hold labels by axis, got 'Adam'"),
+    ],
+)
+def test_wrong_figures_are_refused_before_anything_runs(entry, message):
+    with pytest.raises(ValueError, match=r"a_study\.yaml: ") as error:
+        check_figures(make_study(figures=(entry,)))
+    assert message in str(error.value)
+
+
+def test_words_and_numbers():
+    assert [number(value) for value in (0.0, 0.5, 1234.5, 123456, 2e-5, math.nan, math.inf)] == [
+        *("0", "0.5", "1,234", "123,456", "2e-5", "–", "∞")
+    ]
+    assert aligned("val/loss", [0.5, 0.25, math.nan]) == ["0.5000", "0.2500", "–"]
+    assert aligned("val/accuracy", [0.5, 0.98765]) == ["50.00 %", "98.77 %"]
+    assert spoken(["a", "b", "c"]) == "a, b and c"
+    assert "\n" in wrapped("training accuracy minus validation accuracy")
+    assert numbers_of(OPTIMIZERS) is None
+    assert numbers_of(Axis("zero", {"0": {}, "0.31": {}})) == {"0": 0.0, "0.31": 0.31}
+    assert is_log_spaced([1, 2, 4])
+    assert not is_log_spaced([1, 2, 3])
+    assert not is_log_spaced([0, 1, 100])

@@ -1,0 +1,182 @@
+import base64
+import html
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from steepest.study.report import write_report
+from steepest.study.report_tables import comparisons, summary
+from steepest.study.report_words import answer
+from steepest.study.results import load_results, write_result
+from steepest.study.tables import summary_table
+from tests.study.synthetic import TUNING, make_results, make_study, write_study
+
+FIGURES = "figures: [{kind: curves}, {kind: sensitivity}, {kind: layers}]\n"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a study with all results, and its page."""
+    folder = write_study(
+        tmp_path_factory.mktemp("whole"),
+        TUNING + FIGURES,
+        question='Is <script>alert("a")</script> & co. best?',
+        truth=_edges,
+    )
+    failed = next(result for result in load_results(folder) if result.stage == "final" and result.seed == 4)
+    write_result(folder, replace(failed, status="failed", error="<b>no space</b> left", final={}, history={}))
+    (folder / "figures").mkdir()
+    (folder / "figures/09_old.png").write_bytes(b"old")
+    return folder, write_report(folder).read_text(encoding="utf-8")
+
+
+def _edges(labels, point, seed):
+    # The higher the rate, the better, up to the end of the grid; Adam's largest diverges.
+    rate = point["optimizer.lr"]
+    accuracy = (
+        0.9 + 0.02 * math.log10(rate) + 0.001 * (seed % 5) + {"SGD": 0, "Adam": 0.01, "Muon": 0.02}[labels["optimizer"]]
+    )
+    return accuracy, 50 if labels["optimizer"] == "Adam" and rate >= 1 else None
+
+
+def text_of(page):
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>", "", page))))
+
+
+def test_the_page_answers_the_question(whole):
+    page = text_of(whole[1])
+    assert 'Is <script>alert("a")</script> & co. best?' in page
+    # Muon: 92 % and 0 to 4 tenths, with a standard deviation of sqrt(2.5) tenths: 2.776 * 0.158 / sqrt(5) = 0.196
+    assert (
+        "Best is Muon with a final validation accuracy of 92.20 % (95 % interval 92.00 % to 92.40 %, 5 seeds)" in page
+    )
+    assert "it is distinguishably better than both others." in page
+    assert "All 27 trials are done, 1 diverged and 1 failed." in page
+
+
+def test_nothing_from_the_study_is_markup(whole):
+    page = whole[1]
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;no space&lt;/b&gt; left" in page
+
+
+def test_the_page_needs_no_other_file(whole):
+    page = whole[1]
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "@import" not in page
+    assert "url(" not in page
+    images = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page)
+    assert len(images) == 2
+    assert all(b"</svg>" in base64.b64decode(content) for content, _ in images)
+    anchors = {source[1:] for source in sources if source.startswith("#")}
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_figures_are_written_and_old_ones_removed(whole):
+    folder, page = whole
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert names == {f"{name}.{suffix}" for name in ("01_curves", "02_sensitivity") for suffix in ("png", "svg")}
+    assert "Not drawn: No run has left a gradient_flow.json" in page
+    assert (folder / "results.csv").is_file()
+
+
+def test_tables_tell_numbers_edges_and_reasons(whole):
+    page = text_of(whole[1])
+    row = r"Muon learning rate 1 \(edge of its range\) 92\.20 0\.16 5 92\.00 to 92\.40 0 0"
+    assert re.search(row, page), page[:3000]
+    assert "learning rate: a better value may lie beyond" in page
+    assert "training loss not finite or above 100 at step 50" in page
+    assert "full grid of optimizer.lr 0.001 to 1 (log, 4 points)" in page
+    assert "python 3.12" in page
+    for result in load_results(whole[0]):
+        assert html.escape(result.command) in whole[1] or result.command in page
+
+
+def test_a_part_of_the_results_is_told(tmp_path):
+    folder = write_study(
+        tmp_path, "figures: [{kind: bars}]\n", keep=lambda r: r.seed < 2 and r.labels["optimizer"] != "Muon"
+    )
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "4 of 15 trials are there so far." in page
+    assert "Best so far is SGD" in page
+
+
+def test_no_results_are_a_page_too(tmp_path):
+    folder = write_study(tmp_path, TUNING + FIGURES, keep=lambda result: False)
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "there is no answer" in page
+    assert "0 of 27 trials are there so far." in page
+    assert "Not drawn: No final trial is there yet." in page
+    assert "No trial has ended yet." in page
+
+
+def test_a_folder_of_no_study_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder of a study"):
+        write_report(tmp_path)
+
+
+def rows_of(groups):
+    """Summary of a study whose optimizers have these accuracies; NaN diverged."""
+    study = make_study(seeds=5)
+    results = [
+        replace(
+            result,
+            final={"val/accuracy": groups[result.labels["optimizer"]][result.seed]},
+            status="diverged" if math.isnan(groups[result.labels["optimizer"]][result.seed]) else "finished",
+        )
+        for result in make_results(study)
+        if result.seed < len(groups[result.labels["optimizer"]])
+    ]
+    return study, summary_table(study, results)
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        (
+            {"SGD": [0.9, 0.91, 0.92], "Adam": [0.89, 0.91, 0.93], "Muon": [0.5, 0.51, 0.52]},
+            "Best is SGD with a final validation accuracy of 91.00 % (95 % interval 88.52 % to 93.48 %, 3 seeds); "
+            "Adam is not distinguishable from it; 1 is distinguishably worse.",
+        ),
+        (
+            {"SGD": [0.9], "Adam": [0.8], "Muon": [0.7]},
+            "Best is SGD with a final validation accuracy of 90.00 % (1 seed, so no interval); Adam and Muon have too "
+            "few finished runs to be told from it.",
+        ),
+        (
+            {"SGD": [0.95, 0.96, NAN], "Adam": [0.89, 0.90, 0.91], "Muon": [NAN, NAN, NAN]},
+            "Best is Adam with a final validation accuracy of 90.00 % (95 % interval 87.52 % to 92.48 %, 3 seeds); "
+            "Muon has too few finished runs to be told from it; SGD had a better mean where runs finished, but others "
+            "diverged.",
+        ),
+        ({"SGD": [0.9, 0.9], "Adam": [], "Muon": []}, None),
+        (
+            {"SGD": [NAN], "Adam": [NAN], "Muon": [NAN]},
+            "No trial of the final stage has finished yet, so there is no answer.",
+        ),
+    ],
+)
+def test_answers(groups, sentence):
+    study, rows = rows_of(groups)
+    expected = sentence or "SGD has a final validation accuracy of 90.00 % (95 % interval 90.00 % to 90.00 %, 2 seeds)."
+    assert answer(study, rows, complete=True) == expected
+
+
+def test_pairs_are_tested_with_their_correction():
+    study, rows = rows_of({"SGD": [0.90, 0.91, 0.92], "Adam": [0.80, 0.81, 0.82], "Muon": [0.9]})
+    table = comparisons(study, rows)
+    first = table.rows[0]
+    assert first[:3] == ("SGD", "Adam", "+10.00")
+    # t = 0.1 / sqrt(2 * 0.01**2 / 3) = 12.25 with 4 degrees of freedom
+    assert first[5:] == ("< 0.001", "< 0.001", "different")
+    assert "2 finished runs each are needed" in table.rows[1][-1]
+    assert summary(study, rows).marked == {0}
