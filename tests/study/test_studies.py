@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from steepest.study.definition import Study
+from steepest.study.figures import check_figures
 from steepest.study.plan import Trial, cells, final_trials, make_trial, tuning_trials
 from steepest.study.reading import load_study
-from steepest.study.spaces import space_of
+from steepest.study.spaces import points, space_of
 from steepest.study.yaml_files import read_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "studies"
@@ -63,6 +64,7 @@ def test_it_reads_and_is_fair(file, scale) -> None:
     study = load_study(file, scale)
     assert study.reference
     assert study.figures
+    check_figures(study)
     for axis in study.axes:
         assert len(axis.alternatives) > 1
         for label in axis.alternatives:
@@ -88,7 +90,9 @@ def test_it_reads_and_is_fair(file, scale) -> None:
 @each_scale
 def test_its_first_trial_is_a_fit(file, scale) -> None:
     study = load_study(file, scale)
-    config = parsed((tuning_trials(study) or final_trials(study, {}))[0])
+    labels = cells(study)[0]
+    drawn = points(study.tuning, space_of(study.tuning, labels)) if study.tuning is not None else []
+    config = parsed(make_trial(study, "final", labels, drawn[0] if drawn else {}, study.seeds[0]))
     if scale == "smoke" and "ToyObjective" not in config:
         assert any(f"class_path: datamodules.{name}" in config for name in EMBEDDED)
 
