@@ -185,8 +185,8 @@ def test_printed_summary(study) -> None:
     assert "* the best value is the lowest or highest tried" in text
     assert text.splitlines()[-3:] == [
         "best: SGD, 8 (88.67 %)",
-        "too few runs to tell from it: [Adam], 8",
-        "better where it finished, but it diverged too: [Adam], 8",
+        "  too few runs to tell from it: [Adam], 8",
+        "  better where it finished, but it diverged too: [Adam], 8",
     ]
 
 
