@@ -7,11 +7,11 @@ from typing import Any
 from steepest.study.axes import label_of
 from steepest.study.comparison import Winner
 from steepest.study.definition import Axis, Dimension, Space, Study
-from steepest.study.figures.words import cell_name, spoken, target_text, value_text
+from steepest.study.figures.words import spoken, target_text, value_text
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary
-from steepest.study.tables import SummaryRow
+from steepest.study.tables import Contest, SummaryRow, contests
 from steepest.study.tuning import chosen_points
 
 MOST_NAMED = 6
@@ -40,55 +40,28 @@ def progress(results: Sequence[TrialResult], total: int) -> str:
 
 
 def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
-    """The study's answer in one sentence; one of part of the trials says so."""
-    answers = []
-    for name, own in by_workload(study, rows).items():
-        said = _answer(study, own, complete)
-        if said:
-            answers.append(f"On {name}, {said[0].lower()}{said[1:]}" if name else said)
-    if not answers:
+    """The study's answer, a sentence for each workload; one of part of the trials says so."""
+    held = [contest for contest in contests(study, rows) if contest.winner is not None]
+    if not held:
         return "No trial of the final stage has finished yet, so there is no answer."
-    more = len(answers) - MOST_WORKLOADS
-    return " ".join(answers[:MOST_WORKLOADS]) + (f" {more} further workloads are in the table." if more > 0 else "")
+    more = len(held) - MOST_WORKLOADS
+    said = " ".join(_sentence(study, contest, complete) for contest in held[:MOST_WORKLOADS])
+    return said + (f" {more} further workloads are in the table." if more > 0 else "")
 
 
-def by_workload(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
-    """Rows that can be compared: those of one function or data set, by its name; one group if there is one only."""
-    axes = [axis.name for axis in study.axes if any(map(_makes_another_task, axis.keys))]
-    if len(axes) == len(study.axes):  # then they are what is compared
-        axes = []
-    groups: dict[str, list[SummaryRow]] = {}
-    for row in rows:
-        groups.setdefault(cell_name(study, axes, [row.labels[axis] for axis in axes]), []).append(row)
-    return groups
-
-
-def _makes_another_task(key: str) -> bool:
-    return key == "data" or key.startswith("model.objective")
-
-
-def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
-    """The metric's values by the name of the cell; cells without a trial are left out."""
-    return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
-
-
-def row_name(study: Study, row: SummaryRow) -> str:
-    """Name of a cell, with the axes of its numbers."""
-    return cell_name(study, list(row.labels), list(row.labels.values()))
-
-
-def _answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
-    groups = groups_of(study, rows)
-    winner = best(groups, study.metric.mode)
-    if winner is None:
-        return ""
-    row = next(row for row in rows if row_name(study, row) == winner.name)
+def _sentence(study: Study, contest: Contest, complete: bool) -> str:
+    winner = contest.winner
+    assert winner is not None
+    row = contest.rows[winner.name]
     at = "best" if study.metric.at == "best" else "final"
     mean = value_text(study.metric.name, winner.mean)
     value = f"{at} {study.metric.label} of {mean} ({interval_text(row.value, study)})"
-    if len(groups) == 1:
-        return f"The only one with a result is {winner.name}, with a {value}."
-    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
+    where = f"On {contest.workload}, " if contest.workload else ""
+    if len(contest.rows) == 1:
+        return f"{where}{winner.name} {'has' if complete else 'has so far'} a {value}."
+    start = f"{where}best" if where else "Best"
+    others = _others(winner, len(contest.rows) - 1)
+    return f"{start}{'' if complete else ' so far'} is {winner.name} with a {value}{others}."
 
 
 def interval_text(summary: Summary, study: Study) -> str:

@@ -18,6 +18,7 @@ from steepest.study.axes import label_of
 from steepest.study.comparison import Winner, best
 from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
+from steepest.study.names import cell_name
 from steepest.study.plan import cells
 from steepest.study.results import TrialResult
 from steepest.study.rows import arrow_table, result_rows, tuning_rows
@@ -156,9 +157,10 @@ def contests(study: Study, rows: Sequence[SummaryRow]) -> list[Contest]:
     """The study's comparisons, one for each workload, in the order of the axes."""
     found: dict[str, dict[str, SummaryRow]] = {}
     for row in rows:
-        own = found.setdefault(", ".join(row.labels[name] for name in study.workloads), {})
+        own = found.setdefault(cell_name(study, study.workloads, [row.labels[name] for name in study.workloads]), {})
         if row.values:
-            own[", ".join(label for name, label in row.labels.items() if name not in study.workloads)] = row
+            rest = [name for name in row.labels if name not in study.workloads]
+            own[cell_name(study, rest, [row.labels[name] for name in rest])] = row
     return [
         Contest(workload, own, best({name: list(row.values.values()) for name, row in own.items()}, study.metric.mode))
         for workload, own in found.items()
