@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Comparison, compare_pairs
+from steepest.study.comparison import Comparison, best, compare_pairs
 from steepest.study.definition import Study
 from steepest.study.figures.words import is_share, number, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.plan import describe
+from steepest.study.report_words import groups_of, winning_row
 from steepest.study.results import TrialResult
-from steepest.study.tables import SummaryRow, contests
+from steepest.study.tables import SummaryRow, by_workload
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 
@@ -48,7 +49,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
     columns += ("steps to target", "seconds to target") if metric.target is not None else ()
     columns += ("training s",)
-    best = [each.rows[each.winner.name] for each in contests(study, rows) if each.winner is not None]
+    winners = [winning_row(study, own) for own in by_workload(study, rows).values()]
     texts = []
     for row in rows:
         value = row.value
@@ -66,7 +67,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
         columns=columns,
         rows=tuple(texts),
         numbers=frozenset(range(first, len(columns))),
-        marked=frozenset(place for place, row in enumerate(rows) if any(row is winner for winner in best)),
+        marked=frozenset(place for place, row in enumerate(rows) if any(row is winner for winner in winners)),
         note=f"The best cell {'of each workload ' if study.workloads else ''}is marked. sd is the standard deviation "
         "over seeds, n the number of finished seeds, training s the mean time of a finished run inside training steps."
         + (
@@ -82,40 +83,51 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
 
     None if there is no pair of cells with two finished runs each.
     """
-    texts, total, hidden = [], 0, 0
-    for contest in contests(study, rows):
-        if contest.winner is None:
+    texts, total, left_out = [], 0, 0
+    for workload, own in by_workload(study, rows).items():
+        groups = groups_of(study, own)
+        winner = best(groups, study.metric.mode)
+        if winner is None:
             continue
-        pairs = compare_pairs(contest.groups)
+        pairs = compare_pairs(groups)
         total += sum(pair.reason is None for pair in pairs)
-        best = contest.winner.name
-        kept = pairs if len(pairs) <= MOST_PAIRS else [pair for pair in pairs if best in (pair.first, pair.second)]
-        hidden += len(pairs) - len(kept)
-        where = [contest.workload] if study.workloads else []
-        texts += [(*where, *_comparison(study, pair, contest.winner.level)) for pair in kept]
+        kept = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
+        left_out += len(pairs) - len(kept)
+        where = (workload,) if study.workloads else ()
+        texts += [(*where, *_comparison(study, pair, winner.level)) for pair in kept]
     if not total:
         return None
-    first = 1 if study.workloads else 0
+    only = " Only pairs with the best cell are shown." if left_out else ""
     unit = " (points)" if is_share(study.metric.name) else ""
     columns = ("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", "")
+    first = 1 if study.workloads else 0
     return ReportTable(
         caption=f"Differences of {study.metric.label} between cells",
         columns=(*(("workload",) if study.workloads else ()), *columns),
         rows=tuple(texts),
         numbers=frozenset(range(2 + first, 7 + first)),
-        note="Welch's t-test; p-values are adjusted by Holm's method for the number of pairs tested"
-        f"{' on a workload' if study.workloads else ''} ({total:,} in all), intervals are of one pair each."
-        + (" Only pairs with the best cell are shown." if hidden else ""),
+        note="Welch's t-test; p-values are adjusted by Holm's method for the number of pairs tested on a workload "
+        f"({total:,} in all), intervals are of one pair each.{only}",
     )
 
 
 def _comparison(study: Study, pair: Comparison, level: float) -> tuple[str, ...]:
-    names = (pair.first, pair.second, _difference(study, pair.difference))
+    difference = _difference(study, pair.difference)
     if pair.reason is not None:
-        return (*names, "–", "–", "–", "–", "not testable: 2 finished runs each are needed")
+        return (
+            pair.first,
+            pair.second,
+            difference,
+            "–",
+            "–",
+            "–",
+            "–",
+            "not testable: 2 finished runs each are needed",
+        )
     verdict = "different" if pair.adjusted_p_value < level else "not distinguishable"
     interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"
-    return (*names, interval, _rounded(pair.effect_size), _p(pair.p_value), _p(pair.adjusted_p_value), verdict)
+    effect = _rounded(pair.effect_size)
+    return (pair.first, pair.second, difference, interval, effect, _p(pair.p_value), _p(pair.adjusted_p_value), verdict)
 
 
 def tuning(study: Study, results: Sequence[TrialResult]) -> ReportTable | None:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Winner
+from steepest.study.comparison import Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import spoken, target_text, value_text
+from steepest.study.names import cell_name
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary
-from steepest.study.tables import Contest, SummaryRow, contests
+from steepest.study.tables import SummaryRow, by_workload, compared_labels
 from steepest.study.tuning import chosen_points
 
 MOST_NAMED = 6
@@ -40,28 +41,47 @@ def progress(results: Sequence[TrialResult], total: int) -> str:
 
 
 def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
-    """The study's answer, a sentence for each workload; one of part of the trials says so."""
-    held = [contest for contest in contests(study, rows) if contest.winner is not None]
-    if not held:
+    """The study's answer in one sentence; one of part of the trials says so."""
+    answers = []
+    for name, own in by_workload(study, rows).items():
+        said = _answer(study, own, complete)
+        if said:
+            answers.append(f"On {name}, {said[0].lower()}{said[1:]}" if name else said)
+    if not answers:
         return "No trial of the final stage has finished yet, so there is no answer."
-    more = len(held) - MOST_WORKLOADS
-    said = " ".join(_sentence(study, contest, complete) for contest in held[:MOST_WORKLOADS])
-    return said + (f" {more} further workloads are in the table." if more > 0 else "")
+    more = len(answers) - MOST_WORKLOADS
+    return " ".join(answers[:MOST_WORKLOADS]) + (f" {more} further workloads are in the table." if more > 0 else "")
 
 
-def _sentence(study: Study, contest: Contest, complete: bool) -> str:
-    winner = contest.winner
-    assert winner is not None
-    row = contest.rows[winner.name]
+def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
+    """The metric's values by the name of the cell; cells without a trial are left out."""
+    return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
+
+
+def row_name(study: Study, row: SummaryRow) -> str:
+    """What tells a cell from the others of its workload, with the axes of its numbers."""
+    labels = compared_labels(study, row)
+    return cell_name(study, list(labels), list(labels.values()))
+
+
+def winning_row(study: Study, rows: Sequence[SummaryRow]) -> SummaryRow | None:
+    """The best of the cells of one workload; None if nothing finished."""
+    winner = best(groups_of(study, rows), study.metric.mode)
+    return None if winner is None else next(row for row in rows if row_name(study, row) == winner.name)
+
+
+def _answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
+    groups = groups_of(study, rows)
+    winner = best(groups, study.metric.mode)
+    if winner is None:
+        return ""
+    row = next(row for row in rows if row_name(study, row) == winner.name)
     at = "best" if study.metric.at == "best" else "final"
     mean = value_text(study.metric.name, winner.mean)
     value = f"{at} {study.metric.label} of {mean} ({interval_text(row.value, study)})"
-    where = f"On {contest.workload}, " if contest.workload else ""
-    if len(contest.rows) == 1:
-        return f"{where}{winner.name} {'has' if complete else 'has so far'} a {value}."
-    start = f"{where}best" if where else "Best"
-    others = _others(winner, len(contest.rows) - 1)
-    return f"{start}{'' if complete else ' so far'} is {winner.name} with a {value}{others}."
+    if len(groups) == 1:
+        return f"The only one with a result is {winner.name}, with a {value}."
+    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
 
 
 def interval_text(summary: Summary, study: Study) -> str:

@@ -15,10 +15,9 @@ from rich.text import Text
 
 from diagnostics.artifacts import save_json, write_atomically
 from steepest.study.axes import label_of
-from steepest.study.comparison import Winner, best
+from steepest.study.comparison import best
 from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
-from steepest.study.names import cell_name
 from steepest.study.plan import cells
 from steepest.study.results import TrialResult
 from steepest.study.rows import arrow_table, result_rows, tuning_rows
@@ -133,38 +132,17 @@ def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryR
     return rows
 
 
-@dataclass(frozen=True)
-class Contest:
-    """What is compared with each other: the cells of one workload.
-
-    Attributes:
-        workload: Its labels in one line; empty if the study names no workloads.
-        rows: Its cells that have results, by their labels on the other axes.
-        winner: The best of them, or None if nothing finished.
-    """
-
-    workload: str
-    rows: Mapping[str, SummaryRow]
-    winner: Winner | None
-
-    @property
-    def groups(self) -> dict[str, list[float]]:
-        """The metric's values by cell."""
-        return {name: list(row.values.values()) for name, row in self.rows.items()}
-
-
-def contests(study: Study, rows: Sequence[SummaryRow]) -> list[Contest]:
-    """The study's comparisons, one for each workload, in the order of the axes."""
-    found: dict[str, dict[str, SummaryRow]] = {}
+def by_workload(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
+    """Rows that are compared with each other, by the labels of their workload; "" if the study names no workloads."""
+    groups: dict[str, list[SummaryRow]] = {}
     for row in rows:
-        own = found.setdefault(cell_name(study, study.workloads, [row.labels[name] for name in study.workloads]), {})
-        if row.values:
-            rest = [name for name in row.labels if name not in study.workloads]
-            own[cell_name(study, rest, [row.labels[name] for name in rest])] = row
-    return [
-        Contest(workload, own, best({name: list(row.values.values()) for name, row in own.items()}, study.metric.mode))
-        for workload, own in found.items()
-    ]
+        groups.setdefault(", ".join(row.labels[name] for name in study.workloads), []).append(row)
+    return groups
+
+
+def compared_labels(study: Study, row: SummaryRow) -> dict[str, str]:
+    """The labels that tell a row from the others of its workload."""
+    return {name: label for name, label in row.labels.items() if name not in study.workloads}
 
 
 def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) -> None:
@@ -195,8 +173,8 @@ def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) ->
     console.print(table)
     if any(row.on_edge for row in rows):
         console.print(Text("* the best value is the lowest or highest tried"))
-    for contest in contests(study, rows):
-        for line in _remarks(metric, contest):
+    for workload, own in by_workload(study, rows).items():
+        for line in _remarks(study, workload, own):
             console.print(Text(line))
 
 
@@ -231,12 +209,12 @@ def _point(row: SummaryRow) -> str:
     )
 
 
-def _remarks(metric: Metric, contest: Contest) -> list[str]:
-    winner = contest.winner
-    if winner is None or len(contest.rows) < 2:
+def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[str]:
+    groups = {", ".join(compared_labels(study, row).values()): list(row.values.values()) for row in rows if row.values}
+    winner = best(groups, study.metric.mode)
+    if winner is None or len(groups) < 2:
         return []
-    where = f"{contest.workload}: " if contest.workload else ""
-    lines = [f"{where}best: {winner.name} ({shown(winner.mean, metric)})"]
+    lines = [f"{f'{workload}: ' if workload else ''}best: {winner.name} ({shown(winner.mean, study.metric)})"]
     for names, words in (
         (
             winner.indistinguishable,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from callbacks import DivergenceStop, StepSeed
 from lightning_modules import ToyObjective
@@ -73,6 +74,14 @@ def test_without_a_bound_only_what_is_not_finite_counts(tmp_path) -> None:
         train(tmp_path, quadratic(), DivergenceStop())
     assert messages == ["DivergenceStop: diverged at step 65 (training loss inf)"]
     assert found(tmp_path) == {"step": 65, "loss": None, "bound": None}
+
+
+def test_the_loss_is_not_the_scaled_one(tmp_path) -> None:
+    callback = DivergenceStop(100.0, 1)
+    with warnings_of("DivergenceStop"):
+        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+        train(tmp_path, quadratic(), callback, plugins=[plugin], accumulate_grad_batches=2)
+    assert (callback.diverged_at, callback.loss) == (5, 128.0)
 
 
 @pytest.mark.parametrize("optimizer", [partial(lbfgs, lr=0.1, max_iter=4), partial(sam, lr=0.1, rho=20.0)])
