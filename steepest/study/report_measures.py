@@ -8,7 +8,8 @@ from steepest.study.definition import Study
 from steepest.study.figures import NothingToDraw
 from steepest.study.figures.points import metric_named, points_by_cell, varied_number
 from steepest.study.figures.selection import others
-from steepest.study.figures.words import axis_label, cell_name, is_share
+from steepest.study.figures.words import is_share
+from steepest.study.names import axis_label, cell_name
 from steepest.study.profiles import performance_profiles, speed_ups, workload_times
 from steepest.study.report_tables import ReportTable, value_of
 from steepest.study.results import TrialResult

@@ -8,7 +8,8 @@ from typing import Any
 from steepest.study.axes import label_of
 from steepest.study.comparison import Comparison, best, compare_pairs
 from steepest.study.definition import Study
-from steepest.study.figures.words import axis_label, cell_name, is_share, number, value_text
+from steepest.study.figures.words import is_share, number, value_text
+from steepest.study.names import axis_label, cell_name
 from steepest.study.plan import describe
 from steepest.study.report_words import groups_of, winning_row
 from steepest.study.results import TrialResult

@@ -7,7 +7,8 @@ from typing import Any
 from steepest.study.axes import label_of
 from steepest.study.comparison import Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
-from steepest.study.figures.words import cell_name, spoken, target_text, value_text
+from steepest.study.figures.words import spoken, target_text, value_text
+from steepest.study.names import cell_name
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary

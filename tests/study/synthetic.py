@@ -59,7 +59,7 @@ def make_study(axes: Sequence[Axis] = (OPTIMIZERS,), seeds: int = 5, tuned: bool
 
 def by_place(labels: Mapping[str, str], point: Mapping[str, Any], seed: int) -> tuple[float, int | None]:
     """Accuracies that fall with the place of the optimizer, and with the distance of the learning rate from 0.1."""
-    accuracy = 0.97 - 0.02 * list(OPTIMIZERS.alternatives).index(labels.get("optimizer", "SGD"))
+    accuracy = 0.97 - 0.02 * list(OPTIMIZERS.alternatives).index(labels.get("optimizer", "SGD").split()[0])
     rate = float(point.get("optimizer.lr", labels.get("learning_rate", 0.1)))
     accuracy -= 0.05 * math.log10(rate / 0.1) ** 2
     noise = random.Random(f"{labels} {point} {seed}").gauss(0, 0.004)

@@ -15,9 +15,10 @@ from diagnostics.objective_path import ObjectivePath
 from lightning_modules.objectives import Rosenbrock
 from steepest.study.definition import Axis
 from steepest.study.figures import FIGURES, NothingToDraw, check_figures, draw
-from steepest.study.figures.selection import is_log_spaced, numbers_of
+from steepest.study.figures.selection import is_log_spaced
 from steepest.study.figures.style import PALETTE, looks
 from steepest.study.figures.words import aligned, number, spoken, wrapped
+from steepest.study.names import numbers_of
 from tests.study.synthetic import OPTIMIZERS, STEPS, make_result, make_results, make_study, values
 
 RATES = values("learning_rate", "optimizer.lr", [1e-3, 1e-2, 1e-1, 1.0])

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from steepest.study.definition import Axis
+from steepest.study.folder import load_stored
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer
-from steepest.study.results import load_results, write_result
+from steepest.study.results import load_results, results_of, write_result
 from steepest.study.tables import summary_table
 from tests.study.synthetic import TUNING, make_results, make_study, write_study
 
@@ -205,3 +206,16 @@ def test_workloads_are_never_compared_with_each_other():
     assert [row[:4] for row in table.rows] == [("easy", "SGD", "Adam", "+1.00"), ("hard", "SGD", "Adam", "−10.00")]
     marked = summary(study, rows).marked
     assert [tuple(rows[place].labels.values()) for place in sorted(marked)] == [("SGD", "easy"), ("Adam", "hard")]
+
+
+def test_cells_that_ask_for_the_same_trial_share_its_result(tmp_path):
+    # Adam's tuned rate is 0.1: the trial of the cell that has it fixed is the same, and runs once.
+    axes = "{optimizer: {Adam: {optimizer: adam}, Adam at 0.1: {optimizer: adam, optimizer.lr: 0.1}}}"
+    tuning = TUNING.replace("{seeds:", "{spaces: {Adam at 0.1: {}}, seeds:")
+    folder = write_study(tmp_path, f"scales: {{smoke: {{axes: {axes}, {tuning.strip()}}}}}")
+    assert len(load_results(folder)) == 4 + 5
+    study = load_stored(folder)
+    results = results_of(study, load_results(folder))
+    assert [result.cell for result in results].count(("Adam at 0.1",)) == 5
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "All 14 trials are done, 1 diverged." in page

@@ -18,12 +18,12 @@ from steepest.study.figures.panels import panels
 from steepest.study.figures.points import varied_number
 from steepest.study.figures.profile import profile
 from steepest.study.figures.scatter import scatter
-from steepest.study.figures.selection import axis_named
 from steepest.study.figures.sensitivity import sensitivity
 from steepest.study.figures.targets import targets
 from steepest.study.figures.trajectories import trajectories
 from steepest.study.figures.transfer import transfer
-from steepest.study.figures.words import cell_name, spoken
+from steepest.study.figures.words import spoken
+from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
 
 FIGURES: dict[str, Callable[..., list[Drawing]]] = {

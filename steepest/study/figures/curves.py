@@ -11,31 +11,15 @@ from matplotlib.ticker import NullFormatter
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
-from steepest.study.figures.selection import (
-    FEWEST_FOR_A_BAND,
-    Cell,
-    Line,
-    grouped,
-    line,
-    of_stage,
-    others,
-)
+from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, Line, grouped, line, of_stage, others
 from steepest.study.figures.style import (
     Look,
     is_wide_range,
     panels,
     styled,
 )
-from steepest.study.figures.words import (
-    axis_label,
-    axis_text,
-    capital,
-    cell_name,
-    label_of,
-    set_unit,
-    spoken,
-    value_text,
-)
+from steepest.study.figures.words import axis_text, capital, label_of, set_unit, spoken, value_text
+from steepest.study.names import axis_label, cell_name
 from steepest.study.results import TrialResult
 
 MOST_PANELS = 12

@@ -13,7 +13,8 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.points import Points, metric_named, points_by_cell, varied_number
 from steepest.study.figures.selection import is_log_spaced, others
 from steepest.study.figures.style import HEIGHT, WIDTH, Look, is_wide_range, legend, legend_height, styled
-from steepest.study.figures.words import axis_label, axis_text, capital, label_of, set_unit
+from steepest.study.figures.words import axis_text, capital, label_of, set_unit
+from steepest.study.names import axis_label
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Envelope
 from steepest.study.sensitivity import envelope as limit_of

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from steepest.study.definition import Study
-from steepest.study.figures.selection import Cell, axis_named, is_log_spaced, numbers_of
+from steepest.study.figures.selection import Cell, is_log_spaced
 from steepest.study.figures.style import BRIGHTEST, DASHES, PALETTE, WIDTH, Look, legend, legend_height, looks
-from steepest.study.figures.words import axis_label, cell_name
+from steepest.study.names import axis_label, axis_named, cell_name, numbers_of
 
 MOST_ENTRIES = 8  # more numbers than this get a color bar instead of a legend
 

@@ -7,7 +7,8 @@ import numpy
 
 from steepest.study.definition import Metric, Study
 from steepest.study.figures.drawing import NothingToDraw
-from steepest.study.figures.selection import Cell, axis_named, grouped, numbers_of, of_stage
+from steepest.study.figures.selection import Cell, grouped, of_stage
+from steepest.study.names import axis_named, numbers_of
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import curves
 

@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import axis_named, of_stage
+from steepest.study.figures.selection import of_stage
 from steepest.study.figures.style import HEIGHT, WIDTH, legend, legend_height, looks, styled
-from steepest.study.figures.words import axis_label
+from steepest.study.names import axis_label, axis_named
 from steepest.study.profiles import LARGEST_RATIO, performance_profiles, workload_times
 from steepest.study.results import TrialResult
 

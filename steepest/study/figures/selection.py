@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from steepest.study.definition import Axis, Study
+from steepest.study.definition import Study
 from steepest.study.figures.drawing import NothingToDraw
+from steepest.study.names import axis_named
 from steepest.study.results import TrialResult
-from steepest.study.sensitivity import number
 from steepest.study.statistics import summarize
 
 FEWEST_FOR_A_BAND = 3
@@ -21,26 +21,6 @@ Cell = tuple[str, ...]
 
 # "train/accuracy - val/accuracy": names hold no blanks, so that a hyphen between blanks is a minus.
 DIFFERENCE = re.compile(r"\s+-\s+")
-
-
-def axis_named(study: Study, name: str) -> Axis:
-    """The axis of that name.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    for axis in study.axes:
-        if axis.name == name:
-            return axis
-    names = ", ".join(axis.name for axis in study.axes) or "none"
-    raise ValueError(f"{study.path}: there is no axis {name!r}; axes: {names}")
-
-
-def numbers_of(axis: Axis) -> dict[str, float] | None:
-    """Value of each label of an axis of two numbers or more, also of names that are numbers; None for another axis."""
-    values = {label: number(label) for label in axis.alternatives}
-    found = {label: value for label, value in values.items() if value is not None}
-    return found if len(found) == len(values) > 1 else None
 
 
 def is_log_spaced(values: Iterable[float]) -> bool:

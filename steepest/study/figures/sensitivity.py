@@ -13,17 +13,8 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.points import colored_by, metric_named, points_of, trials_over, varied_number
 from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, grouped, is_log_spaced, others
 from steepest.study.figures.style import Look, is_wide_range, panels, styled
-from steepest.study.figures.words import (
-    axis_label,
-    axis_text,
-    capital,
-    cell_name,
-    label_of,
-    number,
-    set_unit,
-    spoken,
-    value_text,
-)
+from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit, spoken, value_text
+from steepest.study.names import axis_label, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity
 from steepest.study.sensitivity import sensitivity as measure

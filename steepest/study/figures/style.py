@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from steepest.study.definition import Axis
-from steepest.study.figures.selection import numbers_of
+from steepest.study.names import numbers_of
 
 # Okabe and Ito's palette, which stays apart under every kind of color blindness; gray stands for its yellow, which a
 # thin line on white would lose.

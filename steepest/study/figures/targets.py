@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import Cell, axis_named, grouped, of_stage
+from steepest.study.figures.selection import Cell, grouped, of_stage
 from steepest.study.figures.style import is_wide_range, looks, styled
-from steepest.study.figures.words import cell_name, label_of, number, target_text
+from steepest.study.figures.words import label_of, number, target_text
+from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.targets import TimeToTarget, crossing, time_to_target
 

@@ -24,7 +24,8 @@ from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.selection import Cell, grouped, of_stage, others
 from steepest.study.figures.style import legend, legend_height, styled
-from steepest.study.figures.words import cell_name, number
+from steepest.study.figures.words import number
+from steepest.study.names import cell_name
 from steepest.study.results import TrialResult
 
 FILE = "trajectory.npz"

@@ -11,27 +11,10 @@ from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.points import numeric_axes, points_of, trials_over, tuned_options
-from steepest.study.figures.selection import (
-    Cell,
-    axis_named,
-    grouped,
-    is_log_spaced,
-    numbers_of,
-    of_stage,
-    others,
-    scalar,
-)
+from steepest.study.figures.selection import Cell, grouped, is_log_spaced, of_stage, others, scalar
 from steepest.study.figures.style import Look, panels, styled
-from steepest.study.figures.words import (
-    axis_label,
-    axis_text,
-    capital,
-    is_share,
-    label_of,
-    number,
-    set_unit,
-    value_text,
-)
+from steepest.study.figures.words import axis_text, capital, is_share, label_of, number, set_unit, value_text
+from steepest.study.names import axis_label, axis_named, numbers_of
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, sensitivity, shift
 from steepest.study.statistics import Summary, spread, summarize

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axis import XAxis, YAxis
 
 from steepest.study.definition import Study
-from steepest.study.figures.selection import DIFFERENCE, axis_named, numbers_of
+from steepest.study.figures.selection import DIFFERENCE
 
 LONGEST_LABEL = 30
 LABELS = {
@@ -65,22 +65,6 @@ def value_text(name: str, value: float) -> str:
 def target_text(name: str, value: float) -> str:
     """A target as it was given."""
     return f"{100 * value:g} %" if is_share(name) else f"{value:g}"
-
-
-def axis_label(name: str) -> str:
-    """Name of an axis or of a dotted option: "optimizer.lr" is "learning rate"."""
-    last = name.rsplit(".", 1)[-1]
-    return "learning rate" if last == "lr" else last.replace("_", " ")
-
-
-def cell_name(study: Study, names: Sequence[str], labels: Sequence[str]) -> str:
-    """Labels on some axes in one line; a value is told with the name of its axis."""
-    named = []
-    for name, label in zip(names, labels, strict=True):
-        axis = axis_named(study, name)
-        bare = axis.key is None and numbers_of(axis) is None
-        named.append(label if bare else f"{axis_label(name)} {label}")
-    return ", ".join(named)
 
 
 def wrapped(label: str) -> str:
