@@ -75,6 +75,32 @@ def test_curves_of_few_seeds_are_thin_lines_beside_the_mean():
     assert axes.get_xlabel() == "training time (s)"
 
 
+def test_curves_on_a_logarithmic_axis_have_intervals_of_the_logarithms():
+    study = make_study([RATES], seeds=3)
+    results = [
+        replace(result, history={"val/loss": [[10, 1.0, 10.0**result.seed], [20, 2.0, 1e-3 * 10.0**result.seed]]})
+        for result in make_results(study, lambda labels, point, seed: (0.9, None))
+    ]
+    drawing = one(study, results, kind="curves", metric="val/loss", only={"learning_rate": "0.1"})
+    axes = drawing.figure.axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.lines[0].get_ydata() == pytest.approx([10.0, 0.01])
+    low, high = stats.t.interval(0.95, 2, 1.0, stats.sem([0.0, 1.0, 2.0]))
+    band = axes.collections[0].get_paths()[0].vertices
+    ends = [y for x, y in band if x == 10]
+    assert (min(ends), max(ends)) == pytest.approx((10.0**low, 10.0**high))
+    assert "of the logarithms" in drawing.caption
+
+
+def test_long_names_do_not_squeeze_the_bars():
+    named = Axis("optimizer", {f"an optimizer with a rather long name, number {k}": {} for k in range(3)})
+    study = make_study([named])
+    drawing = one(study, make_results(study, lambda labels, point, seed: (0.9 + seed / 100, None)), kind="bars")
+    drawing.figure.draw_without_rendering()
+    assert drawing.figure.axes[0].get_window_extent().width > 0.3 * drawing.figure.bbox.width
+    assert all(text.get_window_extent().x0 >= 0 for text in drawing.figure.axes[0].get_yticklabels())
+
+
 def test_diverged_seeds_end_in_a_cross_and_leave_the_mean_alone():
     study = make_study([OPTIMIZERS, RATES])
     figure = one(study, make_results(study), kind="curves", metric="train/loss").figure

@@ -17,6 +17,7 @@ from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary, summarize
 
 ROW = 0.24  # inches
+LETTER = 0.065
 # With all values so near each other that bars from zero would look alike, points on a scale of their own tell more.
 NEAR = 0.6
 
@@ -69,6 +70,7 @@ def bars(
             + "; ".join(f"{shown[cell]} {value_text(metric, summaries[cell].mean)}{broken[cell]}" for cell in order)
             + ".",
             figure=figure,
+            wide=figure.get_figwidth() > 1.6 * WIDTH,
         )
     ]
 
@@ -85,8 +87,10 @@ def _draw(
     finite = [value for own in values.values() for value in own if math.isfinite(value)]
     log = is_wide_range(finite)
     from_zero = not log and (min(finite) < NEAR * max(finite) or min(finite) <= 0)
-    height = min(14.0, 0.75 + ROW * len(order))
-    figure = Figure(figsize=(WIDTH + 0.4, height), layout="constrained")
+    labels = [f"{names[cell]}{broken[cell]}" for cell in order]
+    # Half of the width is for the values, whatever the labels take.
+    width = max(WIDTH + 0.4, 2.4 + LETTER * max(map(len, labels)))
+    figure = Figure(figsize=(width, min(14.0, 0.75 + ROW * len(order))), layout="constrained")
     axes = figure.subplots()
     if log:
         axes.set_xscale("log")
@@ -104,7 +108,7 @@ def _draw(
         axes.plot(own, [row + offset for offset in offsets], ".", color="0.25", ms=3.5, alpha=0.8)
         axes.text(1.02, row, texts[row], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.plot(summary.mean, row, "D", color=color, markeredgecolor="white", markersize=6, zorder=4)
-    axes.set_yticks(range(len(order)), [f"{names[cell]}{broken[cell]}" for cell in order])
+    axes.set_yticks(range(len(order)), labels)
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")

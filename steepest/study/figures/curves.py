@@ -14,6 +14,7 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, Line, grouped, line, of_stage, others
 from steepest.study.figures.style import (
     Look,
+    columns_of,
     is_wide_range,
     panels,
     styled,
@@ -29,6 +30,8 @@ BAND = (
     f"Lines are means over the finished seeds, bands their 95 % intervals (t); thin lines are single seeds where fewer "
     f"than {FEWEST_FOR_A_BAND} finished, and those that diverged, which end in a cross."
 )
+
+LOGARITHMS = " Means and intervals are of the logarithms."
 
 # What is compared by factors.
 _BY_FACTORS = ("noise/", "grad/")
@@ -67,13 +70,14 @@ def curves(
     parts = grouped(study, of_stage(results, "final"), rows)
     if len(parts) > MOST_PANELS:
         raise NothingToDraw(f"It would have {len(parts)} panels; choose trials by `only`, or an axis by `split`.")
-    lines = {labels: measured(cells_of(study, members, by, rows), metric, x) for labels, members in parts.items()}
+    cells = {labels: cells_of(study, members, by, rows) for labels, members in parts.items()}
+    lines, log = on_one_scale(cells, metric, x, log)
     if not any(lines.values()):
         raise NothingToDraw(f"No trial has logged {metric}.")
     key = Key.of(study, [by, *others(study, by, *rows)], *lines.values())
-    figure, grid = panels(len(lines), legend=key.height(len(lines)), sharex=True, sharey=True)
+    figure, grid = panels(len(lines), legend=key.height(columns_of(len(lines))), sharex=True, sharey=True)
     name = label_of(study, metric)
-    draw_panels(grid, lines, key, metric, wants_log(metric, lines.values()) if log is None else log)
+    draw_panels(grid, lines, key, metric, log)
     for axes, labels in zip(grid, lines, strict=True):
         axes.set_title(cell_name(study, rows, labels))
         frame(axes, grid, x, axis_text(study, metric))
@@ -83,7 +87,7 @@ def curves(
     return [
         Drawing(
             title=f"{capital(name)} over {'the steps' if x == 'step' else 'training time'}",
-            caption=f"{capital(name)} against {clock}{each}. {BAND}",
+            caption=f"{capital(name)} against {clock}{each}. {BAND}{LOGARITHMS if log else ''}",
             alternative=f"Line chart of {name} against {clock}. At the end: {ends(lines, metric)}.",
             figure=figure,
             wide=len(lines) > 1,
@@ -104,10 +108,30 @@ def cells_of(
     return grouped(study, results, [by, *others(study, by, *rows)])
 
 
-def measured(cells: Mapping[Cell, Sequence[TrialResult]], metric: str, clock: str) -> dict[Cell, Line]:
-    """The lines of those cells that have logged the scalar."""
-    found = {cell: line(members, metric, clock) for cell, members in cells.items()}
-    return {cell: own for cell, own in found.items() if own is not None}
+def on_one_scale(
+    panels_of_cells: Mapping[Cell, Mapping[Cell, Sequence[TrialResult]]], metric: str, clock: str, log: bool | None
+) -> tuple[dict[Cell, dict[Cell, Line]], bool]:
+    """The lines of those cells that have logged the scalar, panel by panel.
+
+    Args:
+        panels_of_cells: Seeds of every cell of every panel.
+        metric: The scalar.
+        clock: "step" or "time".
+        log: Whether the axis is logarithmic; None leaves it to the values.
+
+    Returns:
+        The lines, and whether the axis is logarithmic; then means and intervals are of the logarithms.
+    """
+
+    def measured(on_log: bool) -> dict[Cell, dict[Cell, Line]]:
+        return {
+            labels: {cell: own for cell, members in cells.items() if (own := line(members, metric, clock, on_log))}
+            for labels, cells in panels_of_cells.items()
+        }
+
+    lines = measured(False)
+    log = wants_log(metric, lines.values()) if log is None else log
+    return (measured(True) if log else lines), log
 
 
 def draw_panels(grid: Sequence[Axes], lines: Mapping[Cell, Lines], key: Key, metric: str, log: bool) -> None:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from steepest.study.definition import Study
 from steepest.study.figures.selection import Cell, is_log_spaced
-from steepest.study.figures.style import BRIGHTEST, DASHES, PALETTE, WIDTH, Look, legend, legend_height, looks
+from steepest.study.figures.style import BRIGHTEST, DASHES, PALETTE, Look, legend, legend_height, looks, width_of
 from steepest.study.names import axis_label, axis_named, cell_name, numbers_of
 
 MOST_ENTRIES = 8  # more numbers than this get a color bar instead of a legend
@@ -67,11 +67,11 @@ class Key:
         """Names of all cells."""
         return [self.text(cell) for cell in self.looks]
 
-    def height(self, panels: int = 1) -> float:
-        """Height that `add` needs below so many panels, inches."""
+    def height(self, columns: int = 1) -> float:
+        """Height that `add` needs below so many panels side by side, inches."""
         if not self.names or self._has_bar:
             return 0.0
-        return legend_height(self.texts, WIDTH if panels == 1 else 2 * WIDTH)
+        return legend_height(self.texts, width_of(columns))
 
     def add(self, figure: Figure) -> None:
         """Put a legend below the panels, or a color bar for many numbers beside them."""

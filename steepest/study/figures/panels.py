@@ -8,17 +8,17 @@ from steepest.study.definition import Study
 from steepest.study.figures.curves import (
     BAND,
     CLOCKS,
+    LOGARITHMS,
     cells_of,
     draw_panels,
     ends,
-    measured,
-    wants_log,
+    on_one_scale,
 )
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.selection import of_stage, others
+from steepest.study.figures.style import columns_of, styled
 from steepest.study.figures.style import panels as new_panels
-from steepest.study.figures.style import styled
 from steepest.study.figures.words import axis_text, capital, label_of, spoken
 from steepest.study.results import TrialResult
 
@@ -48,26 +48,27 @@ def panels(
         raise ValueError(f"x of a figure of panels must be step or time, got {x!r}")
     by = by or study.axes[0].name
     cells = cells_of(study, of_stage(results, "final"), by, [])
-    lines = {metric: measured(cells, metric, x) for metric in metrics}
-    missing = [metric for metric in metrics if not lines[metric]]
-    lines = {metric: own for metric, own in lines.items() if own}
+    found = {metric: on_one_scale({(): cells}, metric, x, None) for metric in metrics}
+    lines = {metric: own[()] for metric, (own, _) in found.items() if own[()]}
+    missing = [metric for metric in metrics if metric not in lines]
     if not lines:
         raise NothingToDraw(f"No trial has logged any of {spoken(list(metrics))}.")
     key = Key.of(study, [by, *others(study, by)], *lines.values())
     count = len(lines)
-    figure, grid = new_panels(count, columns=2 if count <= 4 else 3, legend=key.height(count))
+    figure, grid = new_panels(count, legend=key.height(columns_of(count)))
     for axes, (metric, own) in zip(grid, lines.items(), strict=True):
-        draw_panels([axes], {(): own}, key, metric, wants_log(metric, [own]))
+        draw_panels([axes], {(): own}, key, metric, found[metric][1])
         axes.set_title(capital(axis_text(study, metric)))
         if list(grid).index(axes) + axes.get_subplotspec().get_gridspec().ncols >= count:  # type: ignore[union-attr]
             axes.set_xlabel(CLOCKS[x])
     key.add(figure)
+    logarithms = LOGARITHMS.replace(".", " on logarithmic axes.") if any(log for _, log in found.values()) else ""
     names = [label_of(study, metric) for metric in lines]
     absent = f" No trial has logged {spoken(missing, 'or')}." if missing else ""
     return [
         Drawing(
             title="How the runs went",
-            caption=f"{capital(spoken(names))} against {CLOCKS[x]}s. {BAND}{absent}".replace("(s)s", "(s)"),
+            caption=f"{capital(spoken(names))} against {CLOCKS[x]}s. {BAND}{logarithms}{absent}".replace("(s)s", "(s)"),
             alternative="Line charts. At the end: "
             + " ".join(f"{label_of(study, metric)}: {ends({(): own}, metric)}." for metric, own in lines.items()),
             figure=figure,

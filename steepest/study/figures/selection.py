@@ -101,7 +101,7 @@ class Line:
     count: int
 
 
-def line(results: Sequence[TrialResult], name: str, clock: str) -> Line | None:
+def line(results: Sequence[TrialResult], name: str, clock: str, log: bool = False) -> Line | None:
     """Mean and interval of a scalar over the seeds of one cell; None if no run has logged it.
 
     Seeds are averaged where all finished ones have a value, which is everywhere on the evaluation grid; a mean over
@@ -111,6 +111,8 @@ def line(results: Sequence[TrialResult], name: str, clock: str) -> Line | None:
         results: The seeds.
         name: Of the scalar.
         clock: "step" or "time".
+        log: Take mean and interval of the logarithms, if all values have one: an interval that reaches below 0 has no
+            place on a logarithmic axis.
     """
     column = 0 if clock == "step" else 1
     paths = {}
@@ -132,11 +134,17 @@ def line(results: Sequence[TrialResult], name: str, clock: str) -> Line | None:
     if not rows:
         return Line(empty, empty, empty, empty, [(path[:, column], path[:, 2]) for path in thin], crosses, 0)
     table = numpy.stack([path[:, 2] for path in rows])
-    summaries = [summarize(values) for values in table.T.tolist()]
+    log = log and bool((table > 0).all())
+    summaries = [summarize(values) for values in (numpy.log(table) if log else table).T.tolist()]
+    low, high = _interval(summaries, len(rows))
+    mean = numpy.array([summary.mean for summary in summaries])
+    if log:
+        mean, low, high = numpy.exp(mean), numpy.exp(low), numpy.exp(high)
     return Line(
         numpy.stack([path[:, column] for path in rows]).mean(0),
-        numpy.array([summary.mean for summary in summaries]),
-        *_interval(summaries, len(rows)),
+        mean,
+        low,
+        high,
         [(path[:, column], path[:, 2]) for path in thin],
         crosses,
         len(rows),

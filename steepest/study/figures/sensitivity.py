@@ -12,7 +12,7 @@ from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.points import colored_by, metric_named, points_of, trials_over, varied_number
 from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, grouped, is_log_spaced, others
-from steepest.study.figures.style import Look, is_wide_range, panels, styled
+from steepest.study.figures.style import Look, columns_of, is_wide_range, panels, styled
 from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit, spoken, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.results import TrialResult
@@ -60,7 +60,7 @@ def sensitivity(
     if not any(summary.count for own in every for summary in own.summaries):
         raise NothingToDraw(f"No finished trial has logged {judged.name}.")
     key = Key.of(study, names, *drawn.values())
-    figure, grid = panels(len(drawn), legend=key.height(len(drawn)), sharex=True, sharey=True)
+    figure, grid = panels(len(drawn), legend=key.height(columns_of(len(drawn))), sharex=True, sharey=True)
     name = label_of(study, judged.name)
     means = [summary.mean for own in every for summary in own.summaries]
     for axes, (labels, cells) in zip(grid, drawn.items(), strict=True):

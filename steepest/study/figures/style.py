@@ -125,15 +125,24 @@ def panels(
     Returns:
         The figure and its panels, row by row.
     """
-    columns = min(count, columns or (2 if count <= 4 else 3))
+    columns = columns_of(count, columns)
     rows = math.ceil(count / columns)
-    # Panels side by side are narrower than one alone, so that a page still holds them at their size.
-    width = WIDTH if columns == 1 else 3.1 if columns == 2 else 2.75
-    figure = Figure(figsize=(width * columns, height * rows + legend), layout="constrained")
+    figure = Figure(figsize=(width_of(columns), height * rows + legend), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     for axes in grid.flat[count:]:
         axes.remove()
     return figure, list(grid.flat[:count])
+
+
+def columns_of(count: int, columns: int | None = None) -> int:
+    """How many of so many panels stand side by side, at most so many, or by default 2 of up to four and else 3."""
+    return min(count, columns or (2 if count <= 4 else 3))
+
+
+def width_of(columns: int) -> float:
+    """Width of a figure of so many panels side by side, inches."""
+    # They are narrower than one alone, so that a page still holds them at their size.
+    return {1: WIDTH, 2: 6.2}.get(columns, 2.75 * columns)
 
 
 def legend_height(labels: Sequence[str], width: float) -> float:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steepest.study.definition import Study
+from steepest.study.figures.bars import LETTER
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import Cell, grouped, of_stage
 from steepest.study.figures.style import is_wide_range, looks, styled
@@ -40,7 +41,9 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
     order = sorted(times, key=lambda cell: _rank(times[cell]))
     own_looks, place = looks(axis_named(study, by)), names.index(by)
     label = label_of(study, metric.name)
-    figure = Figure(figsize=(6.6, min(14.0, 0.9 + 0.24 * len(order))), layout="constrained")
+    texts = [f"{cell_name(study, names, cell)}{_missed(times[cell])}" for cell in order]
+    width = 4.8 + LETTER * max(map(len, texts))
+    figure = Figure(figsize=(width, min(14.0, 0.9 + 0.24 * len(order))), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, clock, name in ((left, "step", "steps"), (right, "seconds", "seconds")):
         found = {
@@ -51,7 +54,6 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
         colors = {cell: own_looks[cell[place]].color for cell in order}
         _draw(axes, order, found, middles, colors)
         axes.set_xlabel("optimizer steps to target" if clock == "step" else "training seconds to target")
-    texts = [f"{cell_name(study, names, cell)}{_missed(times[cell])}" for cell in order]
     left.set_yticks(range(len(order)), texts)
     left.set_ylim(len(order) - 0.5, -0.5)
     right.tick_params(axis="y", length=0)

@@ -8,7 +8,7 @@ from matplotlib.axis import XAxis, YAxis
 from steepest.study.definition import Study
 from steepest.study.figures.selection import DIFFERENCE
 
-LONGEST_LABEL = 30
+LONGEST_LABEL = 26
 LABELS = {
     "val/loss": "validation loss",
     "val/accuracy": "validation accuracy",
