@@ -26,7 +26,7 @@ test: $(INSTALLED)  ## all quick tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(INSTALLED)  ## the slower tests only
-	$(BIN)/pytest -m slow -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -q -n auto --maxprocesses 4 --dist loadfile
 
 test-all: test test-slow  ## everything
 
