@@ -121,7 +121,7 @@ class Composite(Optimizer):
             self.last_stats |= {names[index]: entry for index, entry in zip(indices, statistics, strict=True) if entry}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a saved state; parameters are matched by name, types, devices and implementation are kept as they are.
+        """Take up a saved state; parameters are matched by name; types, devices and implementation stay as declared.
 
         Raises:
             ValueError: if the state is of another model or another algorithm.

@@ -12,7 +12,14 @@ from optim.algorithm import Algorithm, State, Statistics, register_algorithm
 from optim.autosgm.batches import Part, batches, parts
 from optim.autosgm.foreach import Scratch, into, scaled_and_shifted
 from optim.autosgm.kernels import Numbers
-from optim.autosgm.numerators import ESTIMATORS, SCALAR_STATES, chebyshev, smooth
+from optim.autosgm.numerators import (
+    CHEBYSHEV_FACTOR,
+    ESTIMATORS,
+    SCALAR_STATES,
+    SMOOTHING_POLE,
+    chebyshev,
+    smooth,
+)
 from optim.autosgm.options import DEFAULTS, check_options, window_at
 
 Group = Mapping[str, Any]
@@ -215,8 +222,10 @@ def _numbers(group: Group, step: int, factor: float, dtype: torch.dtype) -> Numb
         eps=group["eps"],
         pole=numerator_beta,
         rest=1 - numerator_beta,
+        outlier=CHEBYSHEV_FACTOR,
+        smoothing=SMOOTHING_POLE,
     )
-    return Numbers(*[torch.tensor(number, dtype=dtype) for number in numbers])
+    return Numbers(*[torch.full((), number, dtype=dtype) for number in numbers])
 
 
 def _shift_zeros(weights: Tensors, eps: float) -> None:

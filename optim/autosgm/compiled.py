@@ -16,9 +16,9 @@ from optim.autosgm.foreach import is_dense
 from optim.autosgm.kernels import KERNELS, PLAIN, Kernel, Numbers
 from optim.autosgm.numerators import SCALAR_STATES
 
-# For which the kernels are compiled before they see a tensor of a model: a sum of many elements is another than that of
-# few, and how work is divided among threads must not depend on which tensor comes first.
-LENGTHS = (1 << 10, 1 << 16)
+# For which the kernels are compiled before they see a tensor of a model, so that how they divide the work among threads
+# does not depend on which comes first: the long row also for kernels that serve every length (those without a sum).
+LENGTHS = (1 << 16, 1 << 8)
 
 Group = Mapping[str, Any]
 _SCALARS = {"numerator"}.union(*SCALAR_STATES.values())

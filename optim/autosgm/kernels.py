@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optim.autosgm.numerators import CHEBYSHEV_FACTOR, SMOOTHING_POLE
-
 
 class Numbers(NamedTuple):
     """The numbers of a step, as tensors without a shape: plain ones would be compiled in, anew for each value.
@@ -33,6 +31,8 @@ class Numbers(NamedTuple):
         eps: Added to the root.
         pole: Pole of the numerator's filters.
         rest: One minus it.
+        outlier: Multiple of the average beyond which the Chebyshev and Markov numerators bound.
+        smoothing: Pole of the filter that ends all numerators that are means.
     """
 
     lr: Tensor
@@ -49,6 +49,8 @@ class Numbers(NamedTuple):
     eps: Tensor
     pole: Tensor
     rest: Tensor
+    outlier: Tensor
+    smoothing: Tensor
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def chebyshev_factor(
     deviation = (away * away).sum().sqrt() + n.eps
     variance = n.pole * length_deviation + n.rest * (deviation * deviation)
     length_deviation.copy_(variance)
-    return n.lr * (torch.minimum(CHEBYSHEV_FACTOR * (variance.sqrt() + n.eps), deviation) / deviation)
+    return n.lr * (torch.minimum(n.outlier * (variance.sqrt() + n.eps), deviation) / deviation)
 
 
 def maximum_bound(
@@ -108,7 +110,7 @@ def maximum_bound(
     bound = n.pole * correlation + n.lr * n.rest * (w * w + normalized * normalized)
     exp_avg_sq.copy_(square)
     correlation.copy_(bound)
-    return _smoothed(numerator, torch.minimum(bound, n.lr))
+    return _smoothed(n, numerator, torch.minimum(bound, n.lr))
 
 
 def markov(
@@ -128,13 +130,13 @@ def markov(
     product = w * _decayed(n, w, g) / denominator
     size = product.abs() + n.eps
     average = _lerp(magnitude, size, n.rest)
-    bounded = product * (CHEBYSHEV_FACTOR * average / size).clamp(max=1.0)
+    bounded = product * (n.outlier * average / size).clamp(max=1.0)
     filtered, estimate = _correlation(n, correlation, bounded, power_now, denominator)
     exp_avg_sq.copy_(square)
     power.copy_(power_now)
     magnitude.copy_(average)
     correlation.copy_(filtered)
-    return _smoothed(numerator, estimate)
+    return _smoothed(n, numerator, estimate)
 
 
 def elementwise_chebyshev(
@@ -163,7 +165,7 @@ def elementwise_chebyshev(
     average.copy_(average_now)
     deviation.copy_(variance)
     correlation.copy_(filtered)
-    return _smoothed(numerator, estimate)
+    return _smoothed(n, numerator, estimate)
 
 
 _MOVE = Kernel(move, ("exp_avg", "exp_avg_sq", "numerator"))
@@ -229,8 +231,8 @@ def _correlation(
     return filtered, torch.minimum(torch.maximum(filtered.abs(), lowest), n.lr * (1 + power))
 
 
-def _smoothed(numerator: Tensor, estimate: Tensor) -> Tensor:
+def _smoothed(n: Numbers, numerator: Tensor, estimate: Tensor) -> Tensor:
     """The numerator's state, moved towards the mean of an estimate."""
     mean = estimate.mean()
-    numerator.copy_(mean + SMOOTHING_POLE * (numerator - mean))
+    numerator.copy_(mean + n.smoothing * (numerator - mean))
     return numerator
