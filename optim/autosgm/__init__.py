@@ -157,8 +157,8 @@ def autosgm(
         maximize: Go up; the sign of the whole step changes, decay included.
         track_dynamics: Keep the last step's rates and gradients (two tensors per parameter), for the statistics r, e
             and the share of coordinates that do not contract.
-        compiled: Step by kernels that torch.compile makes in the first step: one or two passes over the memory. It needs
-            a C++ compiler for parameters on a CPU, Triton on a GPU.
+        compiled: Step by kernels that torch.compile makes in the first step, in one or two passes over the memory; it
+            needs a C++ compiler for parameters on a CPU, Triton on a GPU.
         rules: Exceptions for parameters chosen by name, module class, role or dimensions; the last match wins.
         layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
         rounding: How 16-bit parameters take up a step: "nearest", "kahan" or "stochastic".

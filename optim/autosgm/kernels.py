@@ -82,23 +82,22 @@ def move(n: Numbers, w: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, 
     _move(n, w, g, exp_avg, numerator, _denominator(n, exp_avg_sq))
 
 
-def chebyshev_length(n: Numbers, w: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, length: Tensor) -> None:
-    """Numerator 1, first part: the average length of the updates."""
-    square = _square(n, w, g, exp_avg_sq)
-    update = _update(n, w, g, exp_avg, _denominator(n, square))
-    exp_avg_sq.copy_(square)
-    length.copy_(_lerp(length, (update * update).sum().sqrt(), n.rest))
-
-
-def chebyshev_factor(
+def chebyshev(
     n: Numbers, w: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, length: Tensor, length_deviation: Tensor
 ) -> Tensor:
-    """Numerator 1, second part: less than the learning rate where the update is far from the average length."""
-    away = _update(n, w, g, exp_avg, _denominator(n, exp_avg_sq)) - length
-    deviation = (away * away).sum().sqrt() + n.eps
-    variance = n.pole * length_deviation + n.rest * (deviation * deviation)
-    length_deviation.copy_(variance)
-    return n.lr * (torch.minimum(n.outlier * (variance.sqrt() + n.eps), deviation) / deviation)
+    """Numerator 1."""
+    square = _square(n, w, g, exp_avg_sq)
+    # Both lengths, of the update and of its distance to a number, from one pass: |v - m|^2 = size (var + (mean - m)^2).
+    variance, mean = torch.var_mean(_update(n, w, g, exp_avg, _denominator(n, square)), correction=0)
+    size = w.numel()
+    average = _lerp(length, (size * (variance + mean * mean)).sqrt(), n.rest)
+    away = mean - average
+    deviation = (size * (variance + away * away)).sqrt() + n.eps
+    bound = n.pole * length_deviation + n.rest * (deviation * deviation)
+    exp_avg_sq.copy_(square)
+    length.copy_(average)
+    length_deviation.copy_(bound)
+    return n.lr * (torch.minimum(n.outlier * (bound.sqrt() + n.eps), deviation) / deviation)
 
 
 def maximum_bound(
@@ -174,8 +173,7 @@ PLAIN = (Kernel(plain, ("exp_avg",)),)
 KERNELS: Mapping[str, tuple[Kernel, ...]] = {
     "constant": (Kernel(constant, ("exp_avg", "exp_avg_sq")),),
     "chebyshev": (
-        Kernel(chebyshev_length, ("exp_avg", "exp_avg_sq", "length")),
-        Kernel(chebyshev_factor, ("exp_avg", "exp_avg_sq", "length", "length_deviation")),
+        Kernel(chebyshev, ("exp_avg", "exp_avg_sq", "length", "length_deviation")),
         _MOVE,
     ),
     "maximum_bound": (Kernel(maximum_bound, ("exp_avg_sq", "correlation", "numerator")), _MOVE),

@@ -1,30 +1,19 @@
-"""The compiled step: the same as the list form, whatever the layout, with states and checkpoints of its own kind.
-
-Most tests run the kernels as they are written, without the compiler; those marked slow do compile them.
-"""
+"""The kernels of the compiled step, run as they are written, and what is around them; no compiler takes part."""
 
 import copy
 import io
 import pickle
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
-from torch.optim import Optimizer
 
-from optim import OPTIMIZERS, AutoSGM
-from optim.autosgm import ReferenceAutoSGM, compiled
+from optim import AutoSGM
+from optim.autosgm import compiled
+from tests.optim.autosgm.forms import LIMITS, NUMERATORS, assert_close, assert_same_bits, configuration, trained
 from tests.optim.autosgm.problem import SHAPES, gradients, tensors, train
-
-WINDOW = (1, 0, 0.1, 2, 1, 2, 100, 1, 0.1)
-LIMITS = {torch.float64: 1e-12, torch.float32: 1e-6}
-# Also the step without a denominator.
-NUMERATORS = [*((True, 0.02, number) for number in range(5)), (False, 0.02, 0)]
 
 
 @pytest.fixture
@@ -32,35 +21,6 @@ def kernels_as_written() -> Iterator[None]:
     with torch.compiler.set_stance("force_eager"):
         yield
     compiled._prepared.cache_clear()
-
-
-@pytest.fixture
-def compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    compiled._prepared.cache_clear()
-
-
-def configuration(**changes: Any) -> dict[str, Any]:
-    return {"lr_cfg": NUMERATORS[3], "beta_cfg": (0.95, 0.99, 0.9, 0.4, 0, True), "rc_cfg": WINDOW, **changes}
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
-    """Equal up to rounding, in comparison with the length of a tensor: single entries may be close to zero."""
-    for ours, theirs in zip(found, expected, strict=True):
-        assert not torch.equal(ours, torch.zeros_like(ours))
-        assert torch.linalg.vector_norm(ours - theirs) <= LIMITS[ours.dtype] * torch.linalg.vector_norm(theirs)
-
-
-def assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
-
-
-def trained(dtype: torch.dtype, steps: int, compiled: bool, shapes: Any = SHAPES, **options: Any) -> list[Tensor]:
-    weights = tensors(shapes, dtype, zeros=True)
-    train(AutoSGM(weights, compiled=compiled, **options), weights, steps)
-    return [weight.detach() for weight in weights]
 
 
 @pytest.mark.usefixtures("kernels_as_written")
@@ -200,9 +160,7 @@ def test_copies_go_on_alike(duplicate: Callable[[Any], Any]) -> None:
 @pytest.mark.usefixtures("kernels_as_written")
 @pytest.mark.parametrize("rounding", ["nearest", "kahan", "stochastic"])
 def test_parameters_of_16_bits(rounding: Any) -> None:
-    found, expected = (
-        trained(torch.bfloat16, 10, own, rounding=rounding, **configuration()) for own in (True, False)
-    )
+    found, expected = (trained(torch.bfloat16, 10, own, rounding=rounding, **configuration()) for own in (True, False))
     # A step computed to 1e-7 may be rounded the other way, by the distance of two neighbours.
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
     equal = torch.cat([(ours == theirs).flatten() for ours, theirs in zip(found, expected, strict=True)])
@@ -221,110 +179,3 @@ def test_without_a_compiler_it_is_refused_in_one_line(steepest: Any, tiny: str) 
 def test_a_device_without_compiled_kernels_is_named() -> None:
     with pytest.raises(ValueError, match=r"\Acompiled=True [^\n]* cpu or cuda, not on meta[^\n]*\Z"):
         AutoSGM([torch.ones(3, device="meta", requires_grad=True)], compiled=True)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_a_compiler_that_fails_is_reported_in_one_line() -> None:
-    from torch._inductor.utils import fresh_cache
-
-    weights = tensors()
-    with fresh_cache(), torch._inductor.config.patch({"cpp.cxx": (None, str(shutil.which("false")))}):
-        # Its --version does not work either; so ask it past that check.
-        optimizer = AutoSGM(weights)
-        optimizer.param_groups[0]["compiled"] = True
-        with pytest.raises(ValueError, match=r"\Acompiled=True is not possible: torch.compile fails [^\n]*\Z"):
-            train(optimizer, weights, 1)
-
-
-def compiled_graphs() -> int:
-    return counters["stats"]["unique_graphs"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("lr_cfg", NUMERATORS)
-def test_compiled_kernels_equal_both_other_forms_and_themselves(lr_cfg: Any, dtype: torch.dtype) -> None:
-    shapes = [*SHAPES, (70, 70)]
-    for level, gain, debias, repeat in ((0, 0, True, True), (1, 0, True, False), (0, 0.5, False, False)):
-        options = configuration(
-            lr_cfg=lr_cfg,
-            beta_cfg=(0.95, 0.99, 0.9, 0.4, gain, debias),
-            wd_cfg=(0.1, level),
-            eps_cfg=(1e-10, repeat),
-        )
-        found = trained(dtype, 200, True, shapes, **options)
-        assert_same_bits(trained(dtype, 200, True, shapes, **options), found)
-        assert_close(found, trained(dtype, 200, False, shapes, **options))
-        literal = tensors(shapes, dtype, zeros=True)
-        train(ReferenceAutoSGM(literal, **options), literal, 200)
-        assert_close(found, [weight.detach() for weight in literal])
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("lr_cfg", NUMERATORS)
-def test_nothing_is_compiled_after_the_second_step(lr_cfg: Any) -> None:
-    # Sixty shapes, of one to four dimensions, and options that schedules move.
-    shapes = [shape for n in range(1, 16) for shape in ((n,), (n, 3), (20 * n, 31), (n, 2, 3, 3))]
-    weights = tensors(shapes, torch.float32)
-    optimizer = AutoSGM(weights, compiled=True, **configuration(lr_cfg=lr_cfg, wd_cfg=(0.1, 0)))
-    before = compiled_graphs()
-    first = optimizer.param_groups[0]
-    seen = []
-    for step in range(1000):
-        first["lr"] = 0.02 * (1 - step / 1000)
-        first["beta"] = 0.85 + 0.1 * step / 1000
-        first["weight_decay"] = 0.1 * max(0.0, 1 - step / 500)
-        for weight in weights:
-            weight.grad = weight.detach()
-        optimizer.step()
-        seen.append(compiled_graphs())
-    assert set(seen[1:]) == {seen[1]}
-    assert seen[1] - before <= 6
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_a_resumed_run_agrees_to_the_bit() -> None:
-    weights = tensors(dtype=torch.float32)
-    optimizer: Optimizer = AutoSGM(weights, compiled=True, **configuration())
-    train(optimizer, weights, 7)
-    content = copy.deepcopy(optimizer.state_dict())
-    others = [weight.detach().clone().requires_grad_() for weight in weights]
-    train(optimizer, weights, 9, first=7)
-    # As in a new process.
-    torch._dynamo.reset()
-    compiled._prepared.cache_clear()
-    resumed = AutoSGM(others, compiled=True, **configuration())
-    resumed.load_state_dict(content)
-    train(resumed, others, 9, first=7)
-    assert_same_bits(others, weights)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("compiler")
-def test_making_kernels_draws_no_random_number() -> None:
-    weights = tensors()
-    torch.manual_seed(0)
-    train(AutoSGM(weights, compiled=True, **configuration()), weights, 2)
-    found = torch.rand(3)
-    torch.manual_seed(0)
-    assert torch.equal(found, torch.rand(3))
-
-
-@pytest.mark.gpu
-@pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("lr_cfg", NUMERATORS)
-def test_on_a_gpu_it_equals_the_list_form(lr_cfg: Any) -> None:
-    runs = []
-    for own in (True, False):
-        weights = [weight.detach().cuda().requires_grad_() for weight in tensors([*SHAPES, (300, 300)], zeros=True)]
-        optimizer = AutoSGM(weights, compiled=own, **configuration(lr_cfg=lr_cfg))
-        for step in range(20):
-            for weight, gradient in zip(weights, gradients([w.cpu() for w in weights], step), strict=True):
-                weight.grad = gradient.cuda()
-            optimizer.step()
-        runs.append([weight.detach() for weight in weights])
-    assert_close(*runs)
