@@ -207,25 +207,25 @@ def _step_compiled(
 
 def _numbers(group: Group, step: int, factor: float, dtype: torch.dtype) -> Numbers:
     beta, square_beta, numerator_beta = (group[name] for name in ("beta", "denominator_beta", "numerator_beta"))
-    numbers = Numbers(
-        lr=group["lr"],
-        rate=factor if group["maximize"] else -factor,
-        decay=0.0 if group["decoupled_decay"] else group["weight_decay"],
-        pull=_decoupled(group) if group["decoupled_decay"] else 0.0,
-        gain=1 - beta,
-        blend=(1 - beta) / (1 - group["gamma"]),
-        scale=_scale(beta, group, step),
-        square_pole=square_beta,
-        square_gain=1 - square_beta,
-        square_scale=_scale(square_beta, group, step),
-        shift=group["eps"] if group["repeat_eps"] else 0.0,
-        eps=group["eps"],
-        pole=numerator_beta,
-        rest=1 - numerator_beta,
-        outlier=CHEBYSHEV_FACTOR,
-        smoothing=SMOOTHING_POLE,
-    )
-    return Numbers(*[torch.full((), number, dtype=dtype) for number in numbers])
+    numbers = {
+        "lr": group["lr"],
+        "rate": factor if group["maximize"] else -factor,
+        "decay": 0.0 if group["decoupled_decay"] else group["weight_decay"],
+        "pull": _decoupled(group) if group["decoupled_decay"] else 0.0,
+        "gain": 1 - beta,
+        "blend": (1 - beta) / (1 - group["gamma"]),
+        "scale": _scale(beta, group, step),
+        "square_pole": square_beta,
+        "square_gain": 1 - square_beta,
+        "square_scale": _scale(square_beta, group, step),
+        "shift": group["eps"] if group["repeat_eps"] else 0.0,
+        "eps": group["eps"],
+        "pole": numerator_beta,
+        "rest": 1 - numerator_beta,
+        "outlier": CHEBYSHEV_FACTOR,
+        "smoothing": SMOOTHING_POLE,
+    }
+    return Numbers(**{name: torch.full((), number, dtype=dtype) for name, number in numbers.items()})
 
 
 def _shift_zeros(weights: Tensors, eps: float) -> None:

@@ -58,16 +58,15 @@ def step(group: Group, numbers: Numbers, weight: Tensor, gradient: Tensor, state
     Raises:
         ValueError: if the compiler fails.
     """
-    kernels = KERNELS[group["numerator"]] if group["adaptive"] else PLAIN
-    layout = weight.detach() if is_dense(weight) else torch.empty_like(weight)
-    names = {name for kernel in kernels for name in kernel.states}.intersection(state)
-    values = {name: state[name] for name in names.intersection(_SCALARS)}
-    changed = {"weight": weight.detach(), **{name: state[name] for name in names.difference(_SCALARS)}}
-    copies = {}
-    for name, tensor in changed.items():
+    kernels, elementwise = _plan(group["numerator"] if group["adaptive"] else None)
+    layout = weight.detach()
+    if not is_dense(layout):
+        layout = torch.empty_like(layout)
+    values, copies = dict(state), []
+    for name, tensor in (("weight", weight.detach()), *((name, state[name]) for name in elementwise)):
         laid_out = _in_layout(tensor, layout)
         if laid_out is not tensor:
-            copies[name] = laid_out
+            copies.append((tensor, laid_out))
         values[name] = _row(laid_out)
     row = _row(_in_layout(gradient, layout))
     for kernel in kernels:
@@ -75,11 +74,19 @@ def step(group: Group, numbers: Numbers, weight: Tensor, gradient: Tensor, state
         numerator = function(numbers, values["weight"], row, *[values[name] for name in kernel.states])
         if numerator is not None:
             values["numerator"] = numerator
-    for name, copy in copies.items():
-        changed[name].copy_(copy)
+    for tensor, copy in copies:
+        tensor.copy_(copy)
     # For autograd, which did not see the weight change through its row.
     torch.autograd.graph.increment_version(weight)
     return values.get("numerator")
+
+
+@cache
+def _plan(numerator: str | None) -> tuple[tuple[Kernel, ...], tuple[str, ...]]:
+    """The kernels of a step (None: without a denominator), and those of their states with an entry per element."""
+    kernels = PLAIN if numerator is None else KERNELS[numerator]
+    names = dict.fromkeys(name for kernel in kernels for name in kernel.states)
+    return kernels, tuple(name for name in names if name not in _SCALARS)
 
 
 def _in_layout(tensor: Tensor, layout: Tensor) -> Tensor:
@@ -89,6 +96,8 @@ def _in_layout(tensor: Tensor, layout: Tensor) -> Tensor:
 
 def _row(tensor: Tensor) -> Tensor:
     """The elements of a dense tensor in the order of memory, which is shared."""
+    if tensor.ndim == 1 and tensor._base is None:
+        return tensor
     # No view: the compiler would look at the shape of what is viewed, and compile for each anew.
     row = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return row.set_(tensor.untyped_storage(), tensor.storage_offset(), (tensor.numel(),), (1,))

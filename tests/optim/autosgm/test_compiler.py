@@ -29,7 +29,7 @@ def test_a_compiler_that_fails_is_reported_in_one_line(tmp_path: Path) -> None:
     from torch._inductor.utils import fresh_cache
 
     broken = tmp_path / "compiler"
-    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] || exit 1\n")
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] || exit 1\n')
     broken.chmod(0o755)
     weights = tensors()
     with fresh_cache(), torch._inductor.config.patch({"cpp.cxx": (None, str(broken))}):
