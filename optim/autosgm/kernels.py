@@ -231,6 +231,7 @@ def _correlation(
 
 def _smoothed(n: Numbers, numerator: Tensor, estimate: Tensor) -> Tensor:
     """The numerator's state, moved towards the mean of an estimate."""
-    mean = estimate.mean()
+    # Many estimates are equal, at a bound: in 32 bits their sum would be rounded the same way again and again.
+    mean = estimate.mean(dtype=torch.float64).to(estimate.dtype)
     numerator.copy_(mean + n.smoothing * (numerator - mean))
     return numerator
