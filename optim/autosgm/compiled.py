@@ -16,9 +16,9 @@ from optim.autosgm.foreach import is_dense
 from optim.autosgm.kernels import KERNELS, PLAIN, Kernel, Numbers
 from optim.autosgm.numerators import SCALAR_STATES
 
-# For which the kernels are compiled before they see a tensor of a model, so that how they divide the work among threads
-# does not depend on which comes first: the long row also for kernels that serve every length (those without a sum).
-LENGTHS = (1 << 16, 1 << 8)
+# Elements of the row that the kernels are compiled for before they see a tensor of a model, so that how they divide the
+# work among threads does not depend on which comes first.
+LENGTH = 1 << 16
 
 Group = Mapping[str, Any]
 _SCALARS = {"numerator"}.union(*SCALAR_STATES.values())
@@ -68,6 +68,9 @@ def step(group: Group, numbers: Numbers, weight: Tensor, gradient: Tensor, state
         if laid_out is not tensor:
             copies.append((tensor, laid_out))
         values[name] = _row(laid_out)
+    if gradient.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr():
+        # The compiler would make a kernel of its own for it, and find that in its cache where it does not fit.
+        gradient = gradient.clone()
     row = _row(_in_layout(gradient, layout))
     for kernel in kernels:
         function = _prepared(kernel, weight.device, weight.dtype)
@@ -109,9 +112,8 @@ def _prepared(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Calla
     function = _compiled(kernel.function)
     numbers = Numbers(*[torch.ones((), dtype=dtype) for _ in Numbers._fields])
     try:
-        for length in LENGTHS:
-            shapes = [() if name in _SCALARS else (length,) for name in ("weight", "gradient", *kernel.states)]
-            function(numbers, *[torch.ones(shape, dtype=dtype, device=device) for shape in shapes])
+        shapes = [() if name in _SCALARS else (LENGTH,) for name in ("weight", "gradient", *kernel.states)]
+        function(numbers, *[torch.ones(shape, dtype=dtype, device=device) for shape in shapes])
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise ValueError(
