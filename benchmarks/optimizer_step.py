@@ -160,6 +160,10 @@ def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
             "torch AdamW foreach": on_parameters("torch.optim", "AdamW", foreach=True, **lr),
             **{f"ours autosgm, {name}": ours("autosgm", numerator=name) for name in get_args(Numerator)},
             **{
+                f"ours autosgm, {name}, compiled": ours("autosgm", numerator=name, compiled=True)
+                for name in get_args(Numerator)
+            },
+            **{
                 f"literal, {name}": on_parameters("optim.autosgm", "ReferenceAutoSGM", lr_cfg=(True, 1e-3, number))
                 for number, name in enumerate(get_args(Numerator))
             },

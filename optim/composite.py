@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from optim.algorithm import Algorithm, State, algorithm_of
 from optim.checks import check_number
+from optim.implementation import with_own_implementation
 from optim.naming import matched_by_name
 from optim.registry import unknown_name
 from optim.rounding import LOW_PRECISION, check_rounding, working_copy, write_back
@@ -120,12 +121,12 @@ class Composite(Optimizer):
             self.last_stats |= {names[index]: entry for index, entry in zip(indices, statistics, strict=True) if entry}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a saved state; parameters are matched by name, types and devices are kept as declared here.
+        """Take up a saved state; parameters are matched by name; types, devices and implementation stay as declared.
 
         Raises:
             ValueError: if the state is of another model or another algorithm.
         """
-        state_dict = matched_by_name(self, state_dict)
+        state_dict = with_own_implementation(self, matched_by_name(self, state_dict))
         declared = {parameter: self.state[parameter] for group in self.param_groups for parameter in group["params"]}
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
             if saved.get("algorithm") != own["algorithm"]:

@@ -1,4 +1,4 @@
-"""The implementation of an optimizer's step: fused (one kernel) or foreach (a few kernels for all tensors).
+"""The implementation of an optimizer's step: fused (one kernel), foreach (a few kernels for all tensors) or compiled.
 
 On a CPU the fused AdamW takes about a third of the time of the foreach one; the results agree up to rounding.
 """
@@ -74,13 +74,19 @@ def keep_implementation(optimizer: Optimizer) -> Optimizer:
     Returns:
         The same optimizer.
     """
-    optimizer.register_load_state_dict_pre_hook(_with_own_implementation)
+    optimizer.register_load_state_dict_pre_hook(with_own_implementation)
     return optimizer
 
 
-def _with_own_implementation(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def with_own_implementation(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A saved state with an optimizer's own implementation in place of that it was saved with.
+
+    Args:
+        optimizer: Any optimizer.
+        state_dict: A saved state of such an optimizer; it is not changed.
+    """
     groups = [
-        {**saved, **{key: own[key] for key in ("fused", "foreach") if key in own}}
+        {**saved, **{key: own[key] for key in ("fused", "foreach", "compiled") if key in own}}
         for saved, own in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
     ]
     if len(groups) != len(state_dict["param_groups"]):

@@ -6,8 +6,8 @@ from typing import Any
 from callbacks.checkpoints import read_checkpoint
 from steepest.commands import COMMANDS
 
-# Where files lie and how fast the network runs do not make another run.
-_IRRELEVANT = (".data_dir", ".download", ".encoding_dir", ".sample_length", ".compile")
+# Where files lie and how fast the network and the optimizer run do not make another run.
+_IRRELEVANT = (".data_dir", ".download", ".encoding_dir", ".sample_length", ".compile", ".compiled")
 
 
 def check_checkpoint(path: Path, chosen: dict[str, Any], command: str) -> dict[str, Any]:

@@ -56,10 +56,11 @@ class AutoSGM(Composite):
         maximize: Go up; it is the sign of the whole step that changes, weight decay included.
         track_dynamics: Keep the last step's rates and gradients (two tensors per parameter), so that `last_stats` has
             r_t, e_t and the share that does not contract, besides alpha_t and dw_t.
+        compiled: Step by kernels that torch.compile makes, see `autosgm`.
         rounding: How 16-bit parameters take up a step, see `Composite`.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range, or `compiled` is not possible.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class AutoSGM(Composite):
         *,
         maximize: bool = False,
         track_dynamics: bool = False,
+        compiled: bool = False,
         rounding: Rounding = "nearest",
     ) -> None:
         options = {
@@ -80,6 +82,7 @@ class AutoSGM(Composite):
             "algorithm": "autosgm",
             "maximize": maximize,
             "track_dynamics": track_dynamics,
+            "compiled": compiled,
         }
         super().__init__(_groups(params, options), rounding)
 
@@ -111,6 +114,7 @@ def autosgm(
     repeat_eps: bool = True,
     maximize: bool = False,
     track_dynamics: bool = False,
+    compiled: bool = False,
     rules: Sequence[ParameterRule] = (),
     layer_decay: float | None = None,
     rounding: Rounding = "nearest",
@@ -153,6 +157,8 @@ def autosgm(
         maximize: Go up; the sign of the whole step changes, decay included.
         track_dynamics: Keep the last step's rates and gradients (two tensors per parameter), for the statistics r, e
             and the share of coordinates that do not contract.
+        compiled: Step by kernels that torch.compile makes in the first step, in one or two passes over the memory; it
+            needs a C++ compiler for parameters on a CPU, Triton on a GPU.
         rules: Exceptions for parameters chosen by name, module class, role or dimensions; the last match wins.
         layer_decay: Learning-rate factor per layer from the output to the input, in (0, 1]; None for none.
         rounding: How 16-bit parameters take up a step: "nearest", "kahan" or "stochastic".
@@ -161,7 +167,7 @@ def autosgm(
         A `Composite` whose groups are of algorithm "autosgm".
 
     Raises:
-        ValueError: if an option is out of range or nothing is trainable.
+        ValueError: if an option is out of range, `compiled` is not possible, or nothing is trainable.
     """
     options = {
         "numerator": numerator,
@@ -186,6 +192,7 @@ def autosgm(
         "repeat_eps": repeat_eps,
         "maximize": maximize,
         "track_dynamics": track_dynamics,
+        "compiled": compiled,
     }
     groups = algorithm_groups(
         module,

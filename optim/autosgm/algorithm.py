@@ -6,11 +6,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+import optim.autosgm.compiled as compiled
 import optim.autosgm.dynamics as dynamics
 from optim.algorithm import Algorithm, State, Statistics, register_algorithm
 from optim.autosgm.batches import Part, batches, parts
 from optim.autosgm.foreach import Scratch, into, scaled_and_shifted
-from optim.autosgm.numerators import ESTIMATORS, SCALAR_STATES, chebyshev, smooth
+from optim.autosgm.kernels import Numbers
+from optim.autosgm.numerators import (
+    CHEBYSHEV_FACTOR,
+    ESTIMATORS,
+    SCALAR_STATES,
+    SMOOTHING_POLE,
+    chebyshev,
+    smooth,
+)
 from optim.autosgm.options import DEFAULTS, check_options, window_at
 
 Group = Mapping[str, Any]
@@ -25,8 +34,10 @@ class AutoSGMRule(Algorithm):
     defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
 
     def check(self, group: Group) -> None:
-        """Refuse options out of range."""
+        """Refuse options out of range, and to compile where that is not possible."""
         check_options(group)
+        if group["compiled"]:
+            compiled.check_compiler(parameter.device.type for parameter in group["params"])
 
     def initial_state(self, weight: Tensor, group: Group) -> State:
         """The number of steps done, the filters' states, and those of the numerator."""
@@ -50,19 +61,26 @@ class AutoSGMRule(Algorithm):
         """One step of all weights."""
         scratch = Scratch()
         for step, members in _by_step(states):
+            if step == 1:
+                _shift_zeros([weights[member] for member in members], group["eps"])
+            if group["compiled"]:
+                _step_compiled(group, step, *_of(members, weights, gradients, states, statistics))
+                continue
             for indices, rows in batches([weights[member] for member in members]):
                 chosen = [members[index] for index in indices]
-                measured = None if statistics is None else [statistics[member] for member in chosen]
-                _step_batch(
-                    group,
-                    step,
-                    rows,
-                    [weights[member] for member in chosen],
-                    [gradients[member] for member in chosen],
-                    [states[member] for member in chosen],
-                    measured,
-                    scratch,
-                )
+                _step_batch(group, step, rows, *_of(chosen, weights, gradients, states, statistics), scratch)
+
+
+def _of(
+    members: list[int], weights: Tensors, gradients: Tensors, states: list[State], statistics: Statistics | None
+) -> tuple[Tensors, Tensors, list[State], Statistics | None]:
+    """What belongs to some of the weights."""
+    return (
+        [weights[member] for member in members],
+        [gradients[member] for member in members],
+        [states[member] for member in members],
+        None if statistics is None else [statistics[member] for member in members],
+    )
 
 
 def _step_batch(
@@ -142,12 +160,7 @@ def _step_varying(
 
 def _filtered(group: Group, step: int, part: Part, trace: dynamics.Trace | None) -> tuple[Tensors, Tensors, Tensors]:
     """Gradients with coupled decay; smoothed, at an input gain of 1 - beta and not debiased; denominators, if any."""
-    eps = group["eps"]
-    if step == 1:
-        # Zeros would never move under a numerator that multiplies by the weight.
-        for weight in part.weights:
-            weight.add_((weight.abs() < eps).to(weight.dtype), alpha=eps)
-    gradients = part.gradients
+    eps, gradients = group["eps"], part.gradients
     if group["weight_decay"] and not group["decoupled_decay"]:
         gradients = into(part.room("gradients"), "add", gradients, part.weights, alpha=group["weight_decay"])
 
@@ -169,6 +182,56 @@ def _filtered(group: Group, step: int, part: Part, trace: dynamics.Trace | None)
     if trace is not None:
         trace.add(part.weights, gradients, filtered, denominators)
     return gradients, filtered, denominators
+
+
+def _step_compiled(
+    group: Group, step: int, weights: Tensors, gradients: Tensors, states: list[State], statistics: Statistics | None
+) -> None:
+    """One step by compiled kernels, tensor by tensor."""
+    factor = window_at(group, step)
+    numbers = {dtype: _numbers(group, step, factor, dtype) for dtype in {weight.dtype for weight in weights}}
+    for index, (weight, gradient, state) in enumerate(zip(weights, gradients, states, strict=True)):
+        if not weight.numel():
+            continue
+        trace = None
+        if group["track_dynamics"] or statistics is not None:
+            # What the kernels keep to themselves is computed beside them, on copies.
+            trace = dynamics.Trace()
+            averages = {name: [state[name].clone()] for name in ("exp_avg", "exp_avg_sq") if name in state}
+            _filtered(group, step, Part([weight.clone()], [gradient], averages), trace)
+        numerator = compiled.step(group, numbers[weight.dtype], weight, gradient, state)
+        if trace is not None:
+            numerators = [group["lr"]] if numerator is None else [numerator]
+            trace.finish(group, step, factor, numerators, [state], statistics and [statistics[index]])
+
+
+def _numbers(group: Group, step: int, factor: float, dtype: torch.dtype) -> Numbers:
+    beta, square_beta, numerator_beta = (group[name] for name in ("beta", "denominator_beta", "numerator_beta"))
+    numbers = {
+        "lr": group["lr"],
+        "rate": factor if group["maximize"] else -factor,
+        "decay": 0.0 if group["decoupled_decay"] else group["weight_decay"],
+        "pull": _decoupled(group) if group["decoupled_decay"] else 0.0,
+        "gain": 1 - beta,
+        "blend": (1 - beta) / (1 - group["gamma"]),
+        "scale": _scale(beta, group, step),
+        "square_pole": square_beta,
+        "square_gain": 1 - square_beta,
+        "square_scale": _scale(square_beta, group, step),
+        "shift": group["eps"] if group["repeat_eps"] else 0.0,
+        "eps": group["eps"],
+        "pole": numerator_beta,
+        "rest": 1 - numerator_beta,
+        "outlier": CHEBYSHEV_FACTOR,
+        "smoothing": SMOOTHING_POLE,
+    }
+    return Numbers(**{name: torch.full((), number, dtype=dtype) for name, number in numbers.items()})
+
+
+def _shift_zeros(weights: Tensors, eps: float) -> None:
+    """What the first step begins with: zeros would never move under a numerator that multiplies by the weight."""
+    for weight in weights:
+        weight.add_((weight.abs() < eps).to(weight.dtype), alpha=eps)
 
 
 def _scale(beta: float, group: Group, step: int) -> float:

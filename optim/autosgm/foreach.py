@@ -29,9 +29,14 @@ class Scratch:
         key = (name, tensor.dtype, tensor.shape, tensor.stride())
         if key not in self._views:
             shape, stride = tensor.shape, tensor.stride()
-            dense = 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True)) == size
-            self._views[key] = buffer.as_strided(shape, stride) if dense else buffer[:size].view(shape)
+            self._views[key] = buffer.as_strided(shape, stride) if is_dense(tensor) else buffer[:size].view(shape)
         return self._views[key]
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements of a tensor, which has some, lie without gaps in memory, in whatever order."""
+    last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return last + 1 == tensor.numel()
 
 
 def into(

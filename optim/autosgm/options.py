@@ -45,6 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "repeat_eps": True,
     "maximize": False,
     "track_dynamics": False,
+    "compiled": False,
 }
 
 
