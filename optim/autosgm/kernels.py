@@ -1,8 +1,8 @@
 """A step of one tensor as functions of its elements, written to be compiled (`optim.autosgm.compiled` does).
 
 Compiled, each function is one pass over the memory of its tensors. A numerator is known only after all elements were
-seen, so these steps are two passes: the estimate with its states, then `move`, which computes the update anew, since
-that is faster than to keep and to read it.
+seen, so these steps are two passes: the estimate with its states, then `move`, which computes the update anew rather
+than have it kept in memory.
 """
 
 from collections.abc import Callable, Mapping
