@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +75,7 @@ def make_trial(study: Study, stage: Stage, labels: Mapping[str, str], point: Map
         words.append(f"--trainer.callbacks+={name}")
         words += [word for key, value in given.items() for word in (f"--trainer.callbacks.{key}", _text(value))]
     words += ["--seed_everything", str(seed)]
-    content = [read_yaml(path) for path in study.base]
+    content = [_content(path, path.stat().st_mtime_ns) for path in study.base]
     digest = hashlib.sha256(json.dumps([content, words], sort_keys=True, default=str).encode()).hexdigest()[:16]
     base = [word for path in study.base for word in ("--config", _shortest(path))]
     return Trial(digest, stage, dict(labels), dict(point), seed, (*base, *words))
@@ -116,6 +117,12 @@ def describe(labels: Mapping[str, str], point: Mapping[str, Any] | None = None) 
     """Labels and tuned values in one line."""
     tuned = [f"{key.rpartition('.')[2]} {label_of(value)}" for key, value in (point or {}).items()]
     return ", ".join([*labels.values(), *tuned])
+
+
+@lru_cache(maxsize=64)
+def _content(path: Path, modified: int) -> Any:
+    # The same for all trials of a plan, of which there may be a thousand.
+    return read_yaml(path)
 
 
 def _text(value: Any) -> str:
