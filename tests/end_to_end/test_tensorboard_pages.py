@@ -17,6 +17,7 @@ DRIVER = shutil.which("chromedriver")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),  # a page of many images takes a busy machine more than a minute
     pytest.mark.skipif(DRIVER is None, reason="needs chromedriver and Chromium, from the system's packages"),
     # Of selenium and of processes that end with the test.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -67,7 +68,7 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def _wait_until(condition: Any, seconds: float = 60.0) -> None:
+def _wait_until(condition: Any, seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
