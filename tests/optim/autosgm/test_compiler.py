@@ -154,6 +154,7 @@ def test_a_fit_goes_on_compiled_where_it_was_not(steepest: Any, tiny: str, tmp_p
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("lr_cfg", NUMERATORS)
 def test_on_a_gpu_it_equals_the_list_form(lr_cfg: Any) -> None:
