@@ -68,7 +68,7 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-def _wait_until(condition: Any, seconds: float = 240.0) -> None:
+def _wait_until(condition: Any, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -84,7 +84,18 @@ def _wait_until(condition: Any, seconds: float = 240.0) -> None:
     ("page", "expected"),
     [
         ("timeseries", ["train", "grad", "sharpness", "spectral", "noise", "lr"]),
-        ("images", ["grad/gradient_norm_by_layer", "noise/noise_scale"]),
+        # The page opens the first two groups.
+        (
+            "images",
+            [
+                "grad/gradient_norm_by_layer",
+                "landscape/loss_landscape_contour",
+                "noise",
+                "sharpness",
+                "spectral",
+                "update",
+            ],
+        ),
         ("custom_scalars", ["sharpness and its threshold", "gradient and weight norm", "learning rate", "Matches (3)"]),
         ("hparams", ["optimizer/lr", "Digits", "final/val/loss"]),
         ("text", ["network.hidden1.weight"]),
