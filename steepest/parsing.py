@@ -83,12 +83,17 @@ def check_config_file(path: Path) -> None:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"--config: {path}{place} is not YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ValueError(f"--config: {yaml_problem(path, error)}") from error
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"--config: {path} must hold options by name (`optimizer: adamw`), it holds {found}")
+
+
+def yaml_problem(path: Path, error: Exception) -> str:
+    """Where and why a file is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    place = f", line {mark.line + 1}" if mark is not None else ""
+    return f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}"
 
 
 def config_files(words: Sequence[str]) -> list[Path]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from steepest.parsing import yaml_problem
+
 
 class _Loader(yaml.SafeLoader):
     """Takes 1e-3 for a number: YAML 1.1 wants 1.0e-3 and would make it a text."""
@@ -26,13 +28,11 @@ def read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
-        _refuse_repeated_keys(node, path)
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        _refuse_repeated_keys(yaml.compose(text, Loader=_Loader), path)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ValueError(yaml_problem(path, error)) from error
 
 
 def _refuse_repeated_keys(node: Any, path: Path) -> None:

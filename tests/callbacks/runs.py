@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from steepest.trainer import Trainer as SteepestTrainer
+
 
 def network() -> nn.Sequential:
     return nn.Sequential(
@@ -72,6 +74,29 @@ def fit(
         }
     )
     trainer.fit(module, loader() if data is None else data, ckpt_path=resume)
+    return trainer
+
+
+def fit_in_folder(
+    folder: Path, module: LightningModule, *callbacks: Any, resume: Path | None = None, **options: Any
+) -> Trainer:
+    """Train a module that brings its own data, with a Trainer of ours, whose run folder is `folder`."""
+    folder.mkdir(exist_ok=True)
+    trainer = SteepestTrainer(
+        **{
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "devices": 1,
+            "callbacks": list(callbacks),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "default_root_dir": folder,
+            **options,
+        }
+    )
+    trainer.run_folder = folder
+    trainer.fit(module, ckpt_path=resume)
     return trainer
 
 

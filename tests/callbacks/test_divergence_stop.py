@@ -18,7 +18,7 @@ from optim.classics import sgd
 from optim.lbfgs import lbfgs
 from optim.sam import sam
 from steepest.trainer import Trainer
-from tests.callbacks.runs import Classifier, fit, loader, warnings_of
+from tests.callbacks.runs import Classifier, fit, fit_in_folder, loader, warnings_of
 
 # Of 0.5 w^2 from w = 1, gradient descent with rate 3 makes 0.5 * 4^(t - 1) at step t: above 100 first at step 5.
 DIVERGING = partial(sgd, lr=3.0)
@@ -29,24 +29,8 @@ def quadratic(optimizer: Any = DIVERGING, **options: Any) -> ToyObjective:
     return ToyObjective(objective, steps_per_epoch=40, optimizer=optimizer, **options)
 
 
-def train(folder: Path, model: Any, *callbacks: Any, resume: Path | None = None, **options: Any) -> Trainer:
-    trainer = Trainer(
-        **{
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "devices": 1,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "callbacks": [StepSeed(), *callbacks],
-            "default_root_dir": folder,
-            **options,
-        }
-    )
-    folder.mkdir(exist_ok=True)
-    trainer.run_folder = folder
-    trainer.fit(model, ckpt_path=resume)
-    return trainer
+def train(folder: Path, model: Any, *callbacks: Any, **options: Any) -> Trainer:
+    return fit_in_folder(folder, model, StepSeed(), *callbacks, **options)
 
 
 def found(folder: Path) -> dict[str, Any]:

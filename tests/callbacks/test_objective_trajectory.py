@@ -1,6 +1,5 @@
 """The recorded path is the path, and recording it leaves no trace."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -12,26 +11,7 @@ from callbacks import ObjectiveTrajectory
 from lightning_modules import ImageClassifier, ToyObjective
 from lightning_modules.objectives import ElongatedBowl, Quadratic, Rosenbrock
 from optim.classics import momentum
-from steepest.trainer import Trainer
-
-
-def fit(folder: Path, model: Any, *callbacks: Any, **options: Any) -> Trainer:
-    trainer = Trainer(
-        **{
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "devices": 1,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "callbacks": list(callbacks),
-            "default_root_dir": folder,
-            **options,
-        }
-    )
-    trainer.run_folder = folder
-    trainer.fit(model)
-    return trainer
+from tests.callbacks.runs import fit_in_folder
 
 
 def bowl(**options: Any) -> ToyObjective:
@@ -39,7 +19,7 @@ def bowl(**options: Any) -> ToyObjective:
 
 
 def test_the_path_is_that_of_a_plain_loop(tmp_path) -> None:
-    fit(tmp_path, bowl(), ObjectiveTrajectory())
+    fit_in_folder(tmp_path, bowl(), ObjectiveTrajectory())
     weight = nn.Parameter(torch.tensor([5.0, 4.0]))
     optimizer = torch.optim.SGD([weight], lr=0.05, momentum=0.9)
     expected = [weight.tolist()]
@@ -60,14 +40,14 @@ def test_the_path_is_that_of_a_plain_loop(tmp_path) -> None:
 
 def test_training_does_not_notice(tmp_path) -> None:
     watched, alone = (ToyObjective(Rosenbrock(), noise=0.1, steps_per_epoch=20) for _ in range(2))
-    fit(tmp_path, watched, ObjectiveTrajectory(max_rows=7, figures=False))
-    fit(tmp_path, alone)
+    fit_in_folder(tmp_path, watched, ObjectiveTrajectory(max_rows=7, figures=False))
+    fit_in_folder(tmp_path, alone)
     assert torch.equal(watched.objective.weight, alone.objective.weight)
 
 
 def test_micro_batches_are_no_steps(tmp_path) -> None:
     recorder = ObjectiveTrajectory(figures=False)
-    fit(tmp_path, bowl(), recorder, accumulate_grad_batches=4)
+    fit_in_folder(tmp_path, bowl(), recorder, accumulate_grad_batches=4)
     assert recorder.trajectory.steps == list(range(7))
 
 
@@ -80,10 +60,10 @@ def test_a_failed_run_leaves_its_path(tmp_path) -> None:
 
     model = Failing(Quadratic([1.0, 2.0, 3.0]), steps_per_epoch=10, optimizer=momentum)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="stopped here"):
-        fit(tmp_path, model, ObjectiveTrajectory())
+        fit_in_folder(tmp_path, model, ObjectiveTrajectory())
     assert numpy.load(tmp_path / "trajectory.npz")["weights"].shape == (6, 3)
 
 
 def test_other_models_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"such as ToyObjective; ImageClassifier has none"):
-        fit(tmp_path, ImageClassifier(nn.Linear(2, 2)), ObjectiveTrajectory())
+        fit_in_folder(tmp_path, ImageClassifier(nn.Linear(2, 2)), ObjectiveTrajectory())

@@ -11,7 +11,7 @@ from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import Cell, grouped, of_stage, scalar
 from steepest.study.figures.style import WIDTH, is_wide_range, looks, styled
-from steepest.study.figures.words import aligned, axis_text, capital, label_of, set_unit, value_text
+from steepest.study.figures.words import aligned, axis_text, capital, scalar_label, set_unit, value_text
 from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary, summarize
@@ -56,7 +56,7 @@ def bars(
     shown = {cell: cell_name(study, names, cell) for cell in cells}
     broken = {cell: _broken(members) for cell, members in cells.items()}
     figure = _draw(metric, order, values, summaries, colors, shown, broken)
-    name = label_of(study, metric)
+    name = scalar_label(study, metric)
     figure.axes[0].set_xlabel(axis_text(study, metric))
     set_unit(figure.axes[0].xaxis, metric)
     at = "best" if metric == study.metric.name and study.metric.at == "best" else "final"

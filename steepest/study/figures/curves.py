@@ -11,7 +11,16 @@ from matplotlib.ticker import NullFormatter
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
-from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, Line, grouped, line, of_stage, others
+from steepest.study.figures.selection import (
+    FEWEST_FOR_A_BAND,
+    Cell,
+    Line,
+    grouped,
+    line,
+    of_stage,
+    others,
+    split_into_panels,
+)
 from steepest.study.figures.style import (
     Look,
     columns_of,
@@ -19,11 +28,10 @@ from steepest.study.figures.style import (
     panels,
     styled,
 )
-from steepest.study.figures.words import axis_text, capital, label_of, set_unit, spoken, value_text
+from steepest.study.figures.words import axis_text, capital, scalar_label, set_unit, spoken, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.results import TrialResult
 
-MOST_PANELS = 12
 MARKS = 6  # on a line: more would hide it
 CLOCKS = {"step": "optimizer step", "time": "training time (s)"}
 BAND = (
@@ -67,16 +75,14 @@ def curves(
         raise ValueError(f"x of a figure of curves must be step or time, got {x!r}")
     by = by or study.axes[0].name
     rows = [split] if split else others(study, by)
-    parts = grouped(study, of_stage(results, "final"), rows)
-    if len(parts) > MOST_PANELS:
-        raise NothingToDraw(f"It would have {len(parts)} panels; choose trials by `only`, or an axis by `split`.")
+    parts = split_into_panels(study, of_stage(results, "final"), rows)
     cells = {labels: cells_of(study, members, by, rows) for labels, members in parts.items()}
     lines, log = on_one_scale(cells, metric, x, log)
     if not any(lines.values()):
         raise NothingToDraw(f"No trial has logged {metric}.")
     key = Key.of(study, [by, *others(study, by, *rows)], *lines.values())
     figure, grid = panels(len(lines), legend=key.height(columns_of(len(lines))), sharex=True, sharey=True)
-    name = label_of(study, metric)
+    name = scalar_label(study, metric)
     draw_panels(grid, lines, key, metric, log)
     for axes, labels in zip(grid, lines, strict=True):
         axes.set_title(cell_name(study, rows, labels))

@@ -13,7 +13,7 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.points import Points, metric_named, points_by_cell, varied_number
 from steepest.study.figures.selection import is_log_spaced, others
 from steepest.study.figures.style import HEIGHT, WIDTH, Look, is_wide_range, legend, legend_height, styled
-from steepest.study.figures.words import axis_text, capital, label_of, set_unit
+from steepest.study.figures.words import axis_text, capital, scalar_label, set_unit
 from steepest.study.names import axis_label
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Envelope
@@ -62,7 +62,7 @@ def envelope(
     return [
         Drawing(
             title=f"Largest stable {axis_label(axis)}",
-            caption=f"Final {label_of(study, metric)} of every seed against {axis_label(axis)}, lines through the "
+            caption=f"Final {scalar_label(study, metric)} of every seed against {axis_label(axis)}, lines through the "
             "means. Crosses at the top are seeds that diverged. The dashed line is the largest value at which, and "
             "below which, none did.",
             alternative=f"Largest stable {axis_label(axis)}: {'; '.join(map(capital, texts.values()))}.",

@@ -19,7 +19,7 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.selection import of_stage, others
 from steepest.study.figures.style import columns_of, styled
 from steepest.study.figures.style import panels as new_panels
-from steepest.study.figures.words import axis_text, capital, label_of, spoken
+from steepest.study.figures.words import axis_text, capital, scalar_label, spoken
 from steepest.study.results import TrialResult
 
 METRICS = ("val/loss", "val/accuracy", "spectral/norm_max", "sharpness/batch", "noise/batch_scale", "train/loss")
@@ -63,14 +63,14 @@ def panels(
             axes.set_xlabel(CLOCKS[x])
     key.add(figure)
     logarithms = LOGARITHMS.replace(".", " on logarithmic axes.") if any(log for _, log in found.values()) else ""
-    names = [label_of(study, metric) for metric in lines]
+    names = [scalar_label(study, metric) for metric in lines]
     absent = f" No trial has logged {spoken(missing, 'or')}." if missing else ""
     return [
         Drawing(
             title="How the runs went",
             caption=f"{capital(spoken(names))} against {CLOCKS[x]}s. {BAND}{logarithms}{absent}".replace("(s)s", "(s)"),
             alternative="Line charts. At the end: "
-            + " ".join(f"{label_of(study, metric)}: {ends({(): own}, metric)}." for metric, own in lines.items()),
+            + " ".join(f"{scalar_label(study, metric)}: {ends({(): own}, metric)}." for metric, own in lines.items()),
             figure=figure,
             wide=count > 1,
         )

@@ -14,7 +14,7 @@ from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.selection import of_stage, others, scalar
 from steepest.study.figures.style import HEIGHT, WIDTH, is_wide_range, styled
-from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit
+from steepest.study.figures.words import axis_text, capital, number, scalar_label, set_unit
 from steepest.study.results import TrialResult
 
 FEWEST_FOR_A_RANK = 4
@@ -59,7 +59,7 @@ def scatter(
         axes.set_xscale("log")
     if is_wide_range([pair[1] for pair in every]):
         axes.set_yscale("log")
-    names = label_of(study, x), label_of(study, y)
+    names = scalar_label(study, x), scalar_label(study, y)
     axes.set_xlabel(axis_text(study, x))
     axes.set_ylabel(axis_text(study, y))
     set_unit(axes.xaxis, x)

@@ -16,6 +16,7 @@ from steepest.study.results import TrialResult
 from steepest.study.statistics import summarize
 
 FEWEST_FOR_A_BAND = 3
+MOST_PANELS = 12
 
 Cell = tuple[str, ...]
 
@@ -55,6 +56,20 @@ def grouped(study: Study, results: Iterable[TrialResult], names: Sequence[str]) 
         if own in groups:  # not so for what a changed study file no longer asks for
             groups[own].append(result)
     return {labels: members for labels, members in groups.items() if members}
+
+
+def split_into_panels(
+    study: Study, results: Iterable[TrialResult], names: Sequence[str]
+) -> dict[Cell, list[TrialResult]]:
+    """`grouped`, for a panel each.
+
+    Raises:
+        NothingToDraw: if there would be more panels than a reader can take in.
+    """
+    parts = grouped(study, results, names)
+    if len(parts) > MOST_PANELS:
+        raise NothingToDraw(f"It would have {len(parts)} panels; choose trials by `only`, or an axis by `split`.")
+    return parts
 
 
 def others(study: Study, *names: str) -> list[str]:

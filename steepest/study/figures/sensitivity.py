@@ -7,13 +7,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from steepest.study.definition import Study
-from steepest.study.figures.curves import MOST_PANELS
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.points import colored_by, metric_named, points_of, trials_over, varied_number
-from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, grouped, is_log_spaced, others
+from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, grouped, is_log_spaced, others, split_into_panels
 from steepest.study.figures.style import Look, columns_of, is_wide_range, panels, styled
-from steepest.study.figures.words import axis_text, capital, label_of, number, set_unit, spoken, value_text
+from steepest.study.figures.words import axis_text, capital, number, scalar_label, set_unit, spoken, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity
@@ -49,9 +48,7 @@ def sensitivity(
     names = colored_by(study, axis, by)
     rows = [split] if split else others(study, axis, *names)
     names += others(study, axis, *names, *rows)
-    parts = grouped(study, trials_over(study, results, axis), rows)
-    if len(parts) > MOST_PANELS:
-        raise NothingToDraw(f"It would have {len(parts)} panels; choose trials by `only`, or an axis by `split`.")
+    parts = split_into_panels(study, trials_over(study, results, axis), rows)
     drawn: dict[Cell, dict[Cell, Sensitivity]] = {}
     for labels, members in parts.items():
         points = {cell: points_of(own, judged, axis) for cell, own in grouped(study, members, names).items()}
@@ -61,7 +58,7 @@ def sensitivity(
         raise NothingToDraw(f"No finished trial has logged {judged.name}.")
     key = Key.of(study, names, *drawn.values())
     figure, grid = panels(len(drawn), legend=key.height(columns_of(len(drawn))), sharex=True, sharey=True)
-    name = label_of(study, judged.name)
+    name = scalar_label(study, judged.name)
     means = [summary.mean for own in every for summary in own.summaries]
     for axes, (labels, cells) in zip(grid, drawn.items(), strict=True):
         if is_log_spaced([value for own in every for value in own.values]):

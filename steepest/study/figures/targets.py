@@ -12,7 +12,7 @@ from steepest.study.figures.bars import LETTER
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import Cell, grouped, of_stage
 from steepest.study.figures.style import is_wide_range, looks, styled
-from steepest.study.figures.words import label_of, number, target_text
+from steepest.study.figures.words import number, scalar_label, target_text
 from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.targets import TimeToTarget, crossing, time_to_target
@@ -40,7 +40,7 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
         raise NothingToDraw("No trial has come to an end.")
     order = sorted(times, key=lambda cell: _rank(times[cell]))
     own_looks, place = looks(axis_named(study, by)), names.index(by)
-    label = label_of(study, metric.name)
+    label = scalar_label(study, metric.name)
     texts = [f"{cell_name(study, names, cell)}{_missed(times[cell])}" for cell in order]
     width = 4.8 + LETTER * max(map(len, texts))
     figure = Figure(figsize=(width, min(14.0, 0.9 + 0.24 * len(order))), layout="constrained")

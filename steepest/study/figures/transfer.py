@@ -13,7 +13,7 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.points import numeric_axes, points_of, trials_over, tuned_options
 from steepest.study.figures.selection import Cell, grouped, is_log_spaced, of_stage, others, scalar
 from steepest.study.figures.style import Look, panels, styled
-from steepest.study.figures.words import axis_text, capital, is_share, label_of, number, set_unit, value_text
+from steepest.study.figures.words import axis_text, capital, is_share, number, scalar_label, set_unit, value_text
 from steepest.study.names import axis_label, axis_named, numbers_of
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, sensitivity, shift
@@ -193,7 +193,7 @@ def _shifts(optima: Mapping[Cell, Mapping[str, Sensitivity]], key: Key) -> str:
 
 
 def _caption(study: Study, axis: str, rate: str | None, has_optima: bool) -> str:
-    name, size = label_of(study, study.metric.name), axis_label(axis)
+    name, size = scalar_label(study, study.metric.name), axis_label(axis)
     tell = (
         f"Left: the best {axis_label(rate or '')} at each {size}, by a parabola through the best point and its "
         "neighbours; hollow where the best point is the first or last of its grid, so that it is a bound. "

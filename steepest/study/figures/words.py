@@ -31,13 +31,13 @@ LABELS = {
 }
 
 
-def label_of(study: Study, name: str) -> str:
+def scalar_label(study: Study, name: str) -> str:
     """Name of a scalar, or of a difference of two, for an axis."""
     if name == study.metric.name:
         return study.metric.label
     parts = DIFFERENCE.split(name)
     if len(parts) == 2:
-        return f"{label_of(study, parts[0])} − {label_of(study, parts[1])}"
+        return f"{scalar_label(study, parts[0])} − {scalar_label(study, parts[1])}"
     return LABELS.get(name, name)
 
 
@@ -48,7 +48,7 @@ def is_share(name: str) -> bool:
 
 def axis_text(study: Study, name: str) -> str:
     """Label of the axis of a scalar, with its unit."""
-    return wrapped(f"{label_of(study, name)} (%)" if is_share(name) else label_of(study, name))
+    return wrapped(f"{scalar_label(study, name)} (%)" if is_share(name) else scalar_label(study, name))
 
 
 def set_unit(axis: XAxis | YAxis, name: str) -> None:
