@@ -153,7 +153,7 @@ def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
         "ours momentum": ours("momentum", **lr),
     }
     if heavyball:
-        elementwise["heavyball AdamW (compiled)"] = on_parameters("heavyball", "ForeachAdamW", **lr)
+        elementwise["heavyball AdamW (compiled)"] = on_parameters("heavyball", "AdamW", **lr)
     return {
         "elementwise": elementwise,
         "autosgm": {
