@@ -16,6 +16,7 @@ from steepest.study.dry_run import print_plan
 from steepest.study.folder import folder_of, load_stored, store_study
 from steepest.study.progress import Progress, count_of
 from steepest.study.reading import load_study
+from steepest.study.rehearsal import check_commands
 from steepest.study.results import TrialResult, load_results, results_of
 from steepest.study.runner import run_study
 from steepest.study.shard import parse_shard
@@ -57,6 +58,7 @@ def run_study_command(words: Sequence[str]) -> None:
     else:
         study = load_study(Path(options.study), options.scale)
         folder = folder_of(Path(options.studies_dir), study)
+        check_commands(study, running.data_dir)
     if options.dry_run:
         print_plan(Console(soft_wrap=True, highlight=False), study, folder, running)
         return

@@ -11,9 +11,9 @@ from steepest.study.definition import Study
 from steepest.study.figures.words import is_share, number, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.plan import describe
-from steepest.study.report_words import groups_of, winning_row
+from steepest.study.report_words import winning_row
 from steepest.study.results import TrialResult
-from steepest.study.tables import SummaryRow, by_workload
+from steepest.study.tables import SummaryRow, by_workload, groups_of
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 

@@ -8,11 +8,10 @@ from steepest.study.axes import label_of
 from steepest.study.comparison import Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import spoken, target_text, value_text
-from steepest.study.names import cell_name
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary
-from steepest.study.tables import SummaryRow, by_workload, compared_labels
+from steepest.study.tables import SummaryRow, by_workload, groups_of, row_name
 from steepest.study.tuning import chosen_points
 
 MOST_NAMED = 6
@@ -51,17 +50,6 @@ def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
         return "No trial of the final stage has finished yet, so there is no answer."
     more = len(answers) - MOST_WORKLOADS
     return " ".join(answers[:MOST_WORKLOADS]) + (f" {more} further workloads are in the table." if more > 0 else "")
-
-
-def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
-    """The metric's values by the name of the cell; cells without a trial are left out."""
-    return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
-
-
-def row_name(study: Study, row: SummaryRow) -> str:
-    """What tells a cell from the others of its workload, with the axes of its numbers."""
-    labels = compared_labels(study, row)
-    return cell_name(study, list(labels), list(labels.values()))
 
 
 def winning_row(study: Study, rows: Sequence[SummaryRow]) -> SummaryRow | None:

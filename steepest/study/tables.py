@@ -18,6 +18,7 @@ from steepest.study.axes import label_of
 from steepest.study.comparison import best
 from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
+from steepest.study.names import cell_name
 from steepest.study.plan import cells
 from steepest.study.results import TrialResult
 from steepest.study.rows import arrow_table, result_rows, tuning_rows
@@ -26,6 +27,7 @@ from steepest.study.targets import TimeToTarget, time_to_target
 from steepest.study.tuning import choose
 
 STATUSES = ("finished", "diverged", "failed")
+MOST_NAMES = 8  # of cells in a line of the terminal; the report has them all
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,23 @@ def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryR
 
 
 def by_workload(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
-    """Rows that are compared with each other, by the labels of their workload; "" if the study names no workloads."""
+    """Rows that are compared with each other, by the name of their workload; "" if the study names no workloads."""
     groups: dict[str, list[SummaryRow]] = {}
     for row in rows:
-        groups.setdefault(", ".join(row.labels[name] for name in study.workloads), []).append(row)
+        workload = cell_name(study, study.workloads, [row.labels[name] for name in study.workloads])
+        groups.setdefault(workload, []).append(row)
     return groups
 
 
-def compared_labels(study: Study, row: SummaryRow) -> dict[str, str]:
-    """The labels that tell a row from the others of its workload."""
-    return {name: label for name, label in row.labels.items() if name not in study.workloads}
+def row_name(study: Study, row: SummaryRow) -> str:
+    """What tells a cell from the others of its workload, with the axes of its numbers."""
+    names = [name for name in row.labels if name not in study.workloads]
+    return cell_name(study, names, [row.labels[name] for name in names])
+
+
+def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
+    """The metric's values by the name of the cell; cells without a trial are left out."""
+    return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
 
 
 def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) -> None:
@@ -210,7 +219,7 @@ def _point(row: SummaryRow) -> str:
 
 
 def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[str]:
-    groups = {", ".join(compared_labels(study, row).values()): list(row.values.values()) for row in rows if row.values}
+    groups = groups_of(study, rows)
     winner = best(groups, study.metric.mode)
     if winner is None or len(groups) < 2:
         return []
@@ -223,5 +232,6 @@ def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[st
         (winner.untestable, "too few runs to tell from it"),
         (winner.unreliable, "better where it finished, but it diverged too"),
     ):
-        lines += [f"  {words}: {'; '.join(names)}"] if names else []
+        more = f"; and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        lines += [f"  {words}: {'; '.join(names[:MOST_NAMES])}{more}"] if names else []
     return lines

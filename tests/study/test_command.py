@@ -94,6 +94,34 @@ def test_wrong_input_ends_in_one_line_and_leaves_nothing(steepest, tmp_path, wor
     assert files(tmp_path) == before
 
 
+SGD = {"optimizer": "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"axes": {"optimizer": {"SGD": SGD, "Adam": {"optimizer": "adam", "optimizer.momentum": 0.9}}}},
+            "question, Adam: unknown option of adam 'momentum'. Allowed: lr, betas",
+        ),
+        ({"options": {"trainer.max_epoch": 1}}, "question, SGD: "),
+        (
+            {"axes": {"width": {"key": "model.network.hidden", "values": [8, "many"]}, "optimizer": {"SGD": SGD}}},
+            "question, many, SGD: ",
+        ),
+        ({**TUNED, "tuning": {**TUNED["tuning"], "space": {"optimizer.rate": {"values": [1.0, 2.0]}}}}, "SGD, rate 1"),
+        ({"callbacks": {"SharpnesProbe": {}}}, "SharpnesProbe"),
+    ],
+    ids=["option", "trainer", "value", "tuning", "callback"],
+)
+@pytest.mark.parametrize("further", [[], ["--dry_run"]], ids=["run", "dry_run"])
+def test_what_fit_would_refuse_is_said_before_anything_runs(steepest, tmp_path, changes, said, further) -> None:
+    write_study(tmp_path, **changes)
+    before = files(tmp_path)
+    check(steepest("study", "run", "question.yaml", *further), BAD_INPUT, [said])
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("address", "code", "said"),
     [

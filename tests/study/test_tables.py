@@ -184,9 +184,9 @@ def test_printed_summary(study) -> None:
     assert "steps to 90.00 %" in text
     assert "* the best value is the lowest or highest tried" in text
     assert text.splitlines()[-3:] == [
-        "best: SGD, 8 (88.67 %)",
-        "  too few runs to tell from it: [Adam], 8",
-        "  better where it finished, but it diverged too: [Adam], 8",
+        "best: SGD, width 8 (88.67 %)",
+        "  too few runs to tell from it: [Adam], width 8",
+        "  better where it finished, but it diverged too: [Adam], width 8",
     ]
 
 
@@ -204,6 +204,6 @@ def test_printed_summary_without_tuning_target_or_trials(study) -> None:
     text = printed(plain, losses)
     assert "0.201 ± 0.002484" in text
     assert "diverged" not in text
-    assert text.splitlines()[-1] == "best: [Adam], 8 (0.201)"
+    assert text.splitlines()[-1] == "best: [Adam], width 8 (0.201)"
     close = [replace(each, final={"val/loss": each.final["val/loss"] % 0.1}) for each in losses]
-    assert printed(plain, close).splitlines()[-1].endswith("(Welch's t-test, Holm's correction, 0.05): SGD, 8")
+    assert printed(plain, close).splitlines()[-1].endswith("(Welch's t-test, Holm's correction, 0.05): SGD, width 8")
