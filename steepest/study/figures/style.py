@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from steepest.study.definition import Axis
@@ -21,6 +21,7 @@ from steepest.study.names import numbers_of
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#808080")
 MARKERS = "osD^vPX*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
+PALER = 0.55  # of a color, the rest white, each time that the palette begins again
 FEWEST_ORDERED = 3
 BRIGHTEST = 0.9  # of the map of numbers, from 0 to 1: yellow would be lost on white
 WIDTH = 3.4  # inches: a column of two
@@ -88,8 +89,8 @@ class Look:
 def looks(axis: Axis) -> dict[str, Look]:
     """Color, marker and dashes of every label of an axis.
 
-    Three numbers or more have colors in their order; names have those of the palette, and after eight of them the
-    next dashes.
+    Three numbers or more have colors in their order; names have those of the palette, and after eight of them paler
+    ones with the next dashes.
     """
     labels = list(axis.alternatives)
     numbers = numbers_of(axis)
@@ -102,12 +103,17 @@ def looks(axis: Axis) -> dict[str, Look]:
         }
     return {
         label: Look(
-            PALETTE[index % len(PALETTE)],
+            _paler(PALETTE[index % len(PALETTE)], index // len(PALETTE)),
             MARKERS[index % len(MARKERS)],
             DASHES[(index % len(PALETTE) + index // len(PALETTE)) % len(DASHES)] if index else "-",
         )
         for index, label in enumerate(labels)
     }
+
+
+def _paler(color: str, times: int) -> str:
+    kept = PALER**times
+    return to_hex([1.0 - kept * (1.0 - part) for part in to_rgb(color)]) if times else color
 
 
 def panels(
