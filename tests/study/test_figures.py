@@ -189,6 +189,11 @@ def test_sensitivity_of_a_best_point_on_the_edge_is_hollow():
     (star,) = lines(drawing.figure.axes[0], "*")
     assert star.get_markerfacecolor() == "white"
     assert "best at 0.001 (at the edge)" in drawing.alternative
+    # Nobody said whether more or less of another scalar is better.
+    other = one(study, results, kind="sensitivity", metric="val/loss")
+    assert not lines(other.figure.axes[0], "*")
+    assert "star" not in other.caption
+    assert "best" not in other.alternative
 
 
 def test_envelope_ends_where_the_first_seed_diverges():

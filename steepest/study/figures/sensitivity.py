@@ -18,6 +18,8 @@ from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity
 from steepest.study.sensitivity import sensitivity as measure
 
+STAR = "The star is the best point, hollow where it is the first or last value, so that a better one may lie beyond. "
+
 
 @styled
 def sensitivity(
@@ -59,6 +61,7 @@ def sensitivity(
     key = Key.of(study, names, *drawn.values())
     figure, grid = panels(len(drawn), legend=key.height(columns_of(len(drawn))), sharex=True, sharey=True)
     name = scalar_label(study, judged.name)
+    starred = judged.name == study.metric.name  # of another scalar nobody said that more, or less, is better
     means = [summary.mean for own in every for summary in own.summaries]
     for axes, (labels, cells) in zip(grid, drawn.items(), strict=True):
         if is_log_spaced([value for own in every for value in own.values]):
@@ -66,7 +69,7 @@ def sensitivity(
         if is_wide_range(means) if log is None else log:
             axes.set_yscale("log")
         for row, (cell, own) in enumerate(cells.items()):
-            _draw(axes, own, key.looks[cell], row)
+            _draw(axes, own, key.looks[cell], row, starred)
         set_unit(axes.yaxis, judged.name)
         axes.set_title(cell_name(study, rows, labels))
     columns = grid[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
@@ -83,10 +86,10 @@ def sensitivity(
         Drawing(
             title=f"{capital(name)} against {axis_label(axis)}",
             caption=f"{capital(name)} of the {stage} trials against {axis_label(axis)}{split_text}. Bands are 95 % "
-            f"intervals (t) of the mean over seeds where at least {FEWEST_FOR_A_BAND} finished. The star is the best "
-            "point, hollow where it is the first or last value, so that a better one may lie beyond. Crosses at the "
-            "bottom: seeds diverged there, the larger the cross, the more.",
-            alternative=f"Line chart of {name} against {axis_label(axis)}. " + in_words(drawn, judged.name),
+            f"intervals (t) of the mean over seeds where at least {FEWEST_FOR_A_BAND} finished. "
+            f"{STAR if starred else ''}Crosses at the bottom: seeds diverged there, the larger the cross, the more.",
+            alternative=f"Line chart of {name} against {axis_label(axis)}."
+            + (f" {in_words(drawn, judged.name)}" if starred else ""),
             figure=figure,
             wide=len(drawn) > 1,
         )
@@ -111,14 +114,14 @@ def in_words(drawn: Mapping[Cell, Mapping[Cell, Sensitivity]], metric: str) -> s
     return "; ".join(parts) + "."
 
 
-def _draw(axes: Axes, own: Sensitivity, look: Look, row: int) -> None:
+def _draw(axes: Axes, own: Sensitivity, look: Look, row: int, starred: bool) -> None:
     means = [summary.mean for summary in own.summaries]
     banded = [summary.count >= FEWEST_FOR_A_BAND for summary in own.summaries]
     low = [summary.low if wide else math.nan for summary, wide in zip(own.summaries, banded, strict=True)]
     high = [summary.high if wide else math.nan for summary, wide in zip(own.summaries, banded, strict=True)]
     axes.fill_between(own.values, low, high, color=look.color, alpha=0.18, linewidth=0)
     axes.plot(own.values, means, **look.points())
-    if own.best is not None:
+    if starred and own.best is not None:
         face = "white" if own.at_edge else look.color
         axes.plot(own.best_value, means[own.best], "*", ms=11, mfc=face, mec=look.color, mew=1.1, zorder=4)
     place = axes.get_xaxis_transform()

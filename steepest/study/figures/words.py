@@ -26,8 +26,14 @@ LABELS = {
     "grad/max_min_ratio": "largest / smallest layer gradient",
     "spectral/norm_max": "largest spectral norm",
     "sharpness/batch": "sharpness",
+    "sharpness/batch_rise": "rise of the loss at SAM's radius",
     "noise/batch_scale": "gradient noise scale (samples)",
     "update/relative_size": "update / weight norm",
+    "update/budget_active": "share of updates at the budget",
+    "update/budget_active_layers": "share of layers at the budget",
+    "update/solver_gap_max": "relative gap of the solver, largest of the layers",
+    "update/solver_iterations_max": "iterations of the solver, most of the layers",
+    "time/train_seconds": "training time (s)",
 }
 
 
