@@ -11,12 +11,13 @@ from jinja2 import Environment, StrictUndefined
 from diagnostics.artifacts import write_atomically
 from steepest import __version__
 from steepest.study import report_measures, report_tables, report_words
+from steepest.study.belonging import results_of
 from steepest.study.definition import Study
 from steepest.study.figures.words import capital
 from steepest.study.folder import load_stored
 from steepest.study.plan import describe
 from steepest.study.report_figures import write_figures
-from steepest.study.results import TrialResult, load_results, results_of
+from steepest.study.results import TrialResult, load_results
 from steepest.study.tables import reported, summary_table, write_tables
 
 TEMPLATE = "report.html"

@@ -9,14 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from steepest.study.backends import Placement, RunOptions, note_environment, place
+from steepest.study.belonging import results_of
 from steepest.study.claims import claimed, is_claimed
 from steepest.study.definition import Study
 from steepest.study.engine import Engine, WorkerDied
 from steepest.study.plan import Trial, cells, final_trials, tuning_trials
 from steepest.study.progress import Progress, count_of
-from steepest.study.results import TrialResult, load_results, read_result, result_path, results_of
+from steepest.study.results import TrialResult, load_results, read_result, result_path
 from steepest.study.trial import record_death, run_trial
-from steepest.study.tuning import chosen_points, extensions
+from steepest.study.tuning import chosen_points, tuning_rounds
 
 POLL = 1.0  # seconds between two looks at trials that others are running
 
@@ -87,15 +88,14 @@ class _StudyRun:
         self.progress.jobs = placement.backend.jobs
         with Engine(placement.backend) as engine, self.progress:
             run = partial(self._stage, engine, placement)
-            self.progress.expect(len(self._missing(share(tuning))) + finals // self.options.shard.count)
-            run(tuning)
-            if missing := self._missing(tuning):
-                return len(missing)
-            while further := self._missing(extensions(study, self._own())):
-                self.progress.expect(len(share(further)) + finals // self.options.shard.count)
-                run(further)
-                if missing := self._missing(further):
+            number = 0
+            # What a round is made of is known when those before it are done, and is the same for all shards.
+            while number < len(rounds := tuning_rounds(study, self.results)):
+                self.progress.expect(len(self._missing(share(rounds[number]))) + finals // self.options.shard.count)
+                run(rounds[number])
+                if missing := self._missing(rounds[number]):
                     return len(missing)
+                number += 1
             chosen = chosen_points(study, self._own())
             for cell in [cell for cell, point in chosen.items() if point is None]:
                 self.progress.say(f"{', '.join(cell)}: no tuning trial came to its end, so there are no final ones")

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from steepest.study.belonging import results_of
 from steepest.study.definition import Axis
 from steepest.study.folder import load_stored
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer
-from steepest.study.results import load_results, results_of, write_result
+from steepest.study.results import load_results, write_result
 from steepest.study.tables import summary_table
 from tests.study.synthetic import TUNING, make_results, make_study, write_study
 
