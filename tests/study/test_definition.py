@@ -211,6 +211,8 @@ def test_a_stored_study_has_the_same_trials(tmp_path, tuning):
     ("changes", "message"),
     [
         ({"metrik": "x"}, r"unknown key 'metrik' \(did you mean 'metric'\?\)"),
+        ({"scale": {"smoke": {"seeds": 3}}}, r"unknown key 'scale' \(did you mean 'scales'\?\)"),
+        ({"scale": "paper"}, r"unknown key 'scale' \(did you mean 'scales'\?\)"),
         ({"scales": {"smoke": {"seed": 3}}}, r"scales.smoke: unknown key 'seed' \(did you mean 'seeds'\?\)"),
         ({"question": " "}, "question must say"),
         ({"axes": {}}, "axes must name at least one"),
