@@ -95,6 +95,8 @@ def _print_estimate(
     left = len([trial for trial in mine if trial.key not in done]) + -(-waiting // options.shard.count)
     jobs = options.jobs or default_jobs(trials, gpus_for(trials))
     text = f"{left} of {len(mine) + -(-waiting // options.shard.count)} trials still to do, {jobs} at a time"
+    if options.backend == "ray" and options.jobs is None:
+        text += " if the cluster has the room of this machine"
     measured = [result.seconds for result in results if result.status == "finished"]
     seconds = sum(measured) / len(measured) if measured else study.seconds
     if left and seconds is not None:
