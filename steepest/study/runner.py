@@ -31,14 +31,12 @@ class Task:
         folder: The study's folder.
         data_dir: Folder of data that lie in files.
         directory: Where relative paths begin, and users' own classes are found.
-        gpus: All GPUs of the study, for trials that take several.
     """
 
     trial: Trial
     folder: Path
     data_dir: Path | None
     directory: str
-    gpus: str | None
 
 
 def run_claimed(task: Task) -> TrialResult | None:
@@ -48,7 +46,7 @@ def run_claimed(task: Task) -> TrialResult | None:
         if not ours:
             return None
         result = read_result(task.folder, task.trial.key)
-        return result or run_trial(task.trial, task.folder, task.data_dir, task.gpus)
+        return result or run_trial(task.trial, task.folder, task.data_dir)
 
 
 def run_study(study: Study, folder: Path, options: RunOptions, progress: Progress) -> int:
@@ -83,8 +81,9 @@ class _StudyRun:
         tuning = tuning_trials(study)
         # How many final trials there are is known before their points; any point will do to see what they need.
         finals = len(cells(study)) * len(study.seeds)
-        likely = self._missing(share(tuning)) or final_trials(study, {})
-        placement = place(likely, max(len(likely), finals // self.options.shard.count), self.options)
+        missing = self._missing(share(tuning))
+        likely = [*missing, *final_trials(study, {})]
+        placement = place(likely, max(len(missing), finals // self.options.shard.count), self.options)
         self.progress.jobs = placement.backend.jobs
         with Engine(placement.backend) as engine, self.progress:
             run = partial(self._stage, engine, placement)
@@ -121,10 +120,9 @@ class _StudyRun:
         missing = self._missing(mine)
         if missing:
             note_environment(self.folder, placement, self.options)
-        gpus = ",".join(placement.gpus) or None
         while missing:
             directory = os.getcwd()
-            tasks = [Task(trial, self.folder, self.options.data_dir, directory, gpus) for trial in missing]
+            tasks = [Task(trial, self.folder, self.options.data_dir, directory) for trial in missing]
             elsewhere = []
             for task, outcome in engine.run(run_claimed, tasks):
                 if outcome is None:
