@@ -71,17 +71,17 @@ def place(trials: Sequence[Trial], count: int, options: RunOptions) -> Placement
         count: Number of all that may run at a time.
         options: What was asked for.
     """
+    devices = max(device_count(trial.words) for trial in trials)
     if options.backend == "ray":
         from steepest.study.cluster import RayBackend
 
-        devices = max(device_count(trial.words) for trial in trials)
         threads = threads_of(cpu_count())  # one, unless OMP_NUM_THREADS says otherwise
         backend = RayBackend(options.address, options.jobs, threads, devices if may_use_gpus(trials) else 0)
         return Placement(backend, threads, ())
     gpus = gpus_for(trials)
     jobs = min(options.jobs or default_jobs(trials, gpus), max(1, count))
     threads = threads_of(jobs)
-    return Placement(LokyBackend(jobs, threads, gpus), threads, tuple(gpus))
+    return Placement(LokyBackend(jobs, threads, gpus, devices), threads, tuple(gpus))
 
 
 def note_environment(folder: Path, placement: Placement, options: RunOptions) -> None:

@@ -1,4 +1,4 @@
-"""Trials are claimed: of all processes that work on a study's folder one runs each.
+"""Trials are claimed: of all processes that work on a study's folder one runs each; the report is claimed likewise.
 
 The claim is a lock that the running process holds. It ends with the process, however that ends.
 """
@@ -38,3 +38,14 @@ def is_claimed(folder: Path, key: str) -> bool:
     """Whether somebody is running a trial at this moment."""
     with claimed(folder, key) as free:
         return not free
+
+
+@contextmanager
+def reporting(folder: Path) -> Iterator[None]:
+    """Be the only one that writes the report of a study; waits while another process does.
+
+    Args:
+        folder: The study's folder.
+    """
+    with FileLock(folder / "report.lock"):
+        yield

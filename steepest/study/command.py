@@ -11,13 +11,14 @@ from rich.console import Console
 from steepest.cli import BAD_ENVIRONMENT, INTERRUPTED, fail
 from steepest.one_line_parser import OneLineParser
 from steepest.study.backends import RunOptions
+from steepest.study.belonging import results_of
 from steepest.study.definition import Study
 from steepest.study.dry_run import print_plan
 from steepest.study.folder import folder_of, load_stored, store_study
 from steepest.study.progress import Progress, count_of
 from steepest.study.reading import load_study
 from steepest.study.rehearsal import check_commands
-from steepest.study.results import TrialResult, load_results, results_of
+from steepest.study.results import TrialResult, load_results
 from steepest.study.runner import run_study
 from steepest.study.shard import parse_shard
 

@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from steepest.study.backends import RunOptions
+from steepest.study.belonging import results_of
 from steepest.study.capacity import default_jobs, gpus_for
 from steepest.study.definition import Study
-from steepest.study.plan import Trial, cells, final_trials, tuning_trials
+from steepest.study.plan import Trial, cells, final_trials
 from steepest.study.progress import in_words
-from steepest.study.results import TrialResult, load_results, results_of
+from steepest.study.results import TrialResult, load_results
 from steepest.study.spaces import space_of
 from steepest.study.trial_words import data_words
-from steepest.study.tuning import chosen_points
+from steepest.study.tuning import chosen_points, tuning_rounds
 
 
 def print_plan(console: Console, study: Study, folder: Path, options: RunOptions) -> None:
@@ -27,9 +28,11 @@ def print_plan(console: Console, study: Study, folder: Path, options: RunOptions
         folder: Its folder, which need not exist.
         options: How it would be run.
     """
-    results = results_of(study, load_results(folder))
+    stored = load_results(folder)
+    results = results_of(study, stored)
     done = {result.key for result in results if not (options.retry and result.status == "failed")}
-    tuning = tuning_trials(study)
+    rounds = tuning_rounds(study, {result.key: result for result in stored})
+    tuning = [trial for trials in rounds for trial in trials]
     open_tuning = [trial for trial in tuning if trial.key not in done]
     chosen = None if open_tuning else chosen_points(study, results)
     # Cells that are not tuned can be told before the others.
@@ -92,6 +95,8 @@ def _print_estimate(
     left = len([trial for trial in mine if trial.key not in done]) + -(-waiting // options.shard.count)
     jobs = options.jobs or default_jobs(trials, gpus_for(trials))
     text = f"{left} of {len(mine) + -(-waiting // options.shard.count)} trials still to do, {jobs} at a time"
+    if options.backend == "ray" and options.jobs is None:
+        text += " if the cluster has the room of this machine"
     measured = [result.seconds for result in results if result.status == "finished"]
     seconds = sum(measured) / len(measured) if measured else study.seconds
     if left and seconds is not None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from steepest.orphans import end_with_parent
-from steepest.study.gpus import claim_gpu
+from steepest.study.gpus import claim_gpus
 
 Task = TypeVar("Task")
 
@@ -131,16 +131,17 @@ class LokyBackend:
     Args:
         jobs: Calls at a time.
         threads: Threads of each.
-        gpus: Names of GPUs for `CUDA_VISIBLE_DEVICES`, of which each process takes one; none for none.
+        gpus: Names of GPUs for `CUDA_VISIBLE_DEVICES`, of which each process takes its own; none for none.
+        devices: How many of them each process takes.
     """
 
     deaths: tuple[type[BaseException], ...] = (cast(type[BaseException], BrokenProcessPool),)
     shared_fate = True
 
-    def __init__(self, jobs: int, threads: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, jobs: int, threads: int, gpus: Sequence[str] = (), devices: int = 1) -> None:
         self.jobs = jobs
         self._environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        self._gpus = tuple(gpus)
+        self._gpus, self._devices = tuple(gpus), devices
         self._pool: ProcessPoolExecutor | None = None
         # Its remedy for leaking memory, a fresh process, is welcome.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
@@ -149,7 +150,7 @@ class LokyBackend:
         """Start a call; the first one starts the processes."""
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self.jobs, initializer=_start_worker, initargs=(self._gpus,), env=self._environment
+                self.jobs, initializer=_start_worker, initargs=(self._gpus, self._devices), env=self._environment
             )
         return self._pool.submit(function, task)
 
@@ -164,11 +165,11 @@ class LokyBackend:
             pool.shutdown(wait=True, kill_workers=kill)
 
 
-def _start_worker(gpus: Sequence[str]) -> None:
+def _start_worker(gpus: Sequence[str], devices: int) -> None:
     # Ctrl-C reaches all processes of a terminal: the one that was started by hand ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    claim_gpu(gpus)
+    claim_gpus(gpus, devices)
 
 
 def _reason(error: BaseException) -> str:

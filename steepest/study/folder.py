@@ -41,7 +41,7 @@ def load_stored(folder: Path) -> Study:
     path = folder / STUDY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no folder of a study: there is no {STUDY_FILE} in it")
-    study = load_study(path)
+    study = load_study(path, stored=True)
     return replace(study, name=folder.resolve().parent.name)
 
 

@@ -33,12 +33,13 @@ BOUND = 1e6  # a loss that only runs away reaches it; losses of ordinary tasks d
 STORED_SCALE = "scale"  # key of the copy in a study's folder
 
 
-def load_study(path: Path, scale: str | None = None) -> Study:
+def load_study(path: Path, scale: str | None = None, *, stored: bool = False) -> Study:
     """Read a study file at one of its scales.
 
     Args:
         path: The file.
         scale: A name under `scales`; None takes `smoke` if there is one, and the file as it is if it has no scales.
+        stored: Whether it is the copy in a study's folder, which names the scale it was read at.
 
     Raises:
         FileNotFoundError: if the file or a base config is missing.
@@ -48,14 +49,14 @@ def load_study(path: Path, scale: str | None = None) -> Study:
     where = str(path)
     if not isinstance(content, dict):
         raise ValueError(f"{where} must hold a study by key: {', '.join(_KEYS)}")
-    stored = content.pop(STORED_SCALE, None)
+    default = content.pop(STORED_SCALE, None) if stored else None
+    check_keys(content, (*_KEYS, "scales"), where)
     scales = content.pop("scales", None) or {}
-    check_keys(content, _KEYS, where)
     if not isinstance(scales, dict) or not all(isinstance(value, dict | None) for value in scales.values()):
         raise ValueError(f"{where}: scales must hold mappings by name (smoke, paper)")
     if scale is None:
-        scale = stored or ("smoke" if "smoke" in scales or not scales else next(iter(scales)))
-    elif scale not in scales and not (scale == stored):
+        scale = default or ("smoke" if "smoke" in scales or not scales else next(iter(scales)))
+    elif scale not in scales:
         known = ", ".join(scales) or "none"
         raise ValueError(f"{where} has no scale {scale!r}{meant(scale, scales)}; scales: {known}")
     chosen = scales.get(scale) or {}

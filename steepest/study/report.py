@@ -11,12 +11,14 @@ from jinja2 import Environment, StrictUndefined
 from diagnostics.artifacts import write_atomically
 from steepest import __version__
 from steepest.study import report_measures, report_tables, report_words
+from steepest.study.belonging import results_of
+from steepest.study.claims import reporting
 from steepest.study.definition import Study
 from steepest.study.figures.words import capital
 from steepest.study.folder import load_stored
 from steepest.study.plan import describe
 from steepest.study.report_figures import write_figures
-from steepest.study.results import TrialResult, load_results, results_of
+from steepest.study.results import TrialResult, load_results
 from steepest.study.tables import reported, summary_table, write_tables
 
 TEMPLATE = "report.html"
@@ -36,13 +38,14 @@ def write_report(folder: Path) -> Path:
         ValueError: if a file in it was changed and cannot be read.
     """
     study = load_stored(folder)
-    results = results_of(study, load_results(folder))
-    write_tables(folder, study, results)
-    # Final trials of an earlier choice stay in the tables; a figure shows what the tuning chooses now.
-    current = [result for result in results if result.stage == "tuning"] + reported(study, results)
-    text = render(content_of(folder, study, current))
     path = folder / "report.html"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with reporting(folder):
+        results = results_of(study, load_results(folder))
+        write_tables(folder, study, results)
+        # Final trials of an earlier choice stay in the tables; a figure shows what the tuning chooses now.
+        current = [result for result in results if result.stage == "tuning"] + reported(study, results)
+        text = render(content_of(folder, study, current))
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 
 

@@ -84,8 +84,9 @@ def write_figures(folder: Path, study: Study, results: Sequence[TrialResult]) ->
         pictures = [_write(folder / "figures", file, own) for file, own in zip(files, drawings, strict=True)]
         blocks += _blocks(entry["kind"], drawings, pictures)
     for path in (folder / "figures").glob("*"):
-        if path.suffix in TYPES and path.stem not in written:
-            path.unlink()
+        # A hidden one is a file that is being written.
+        if path.suffix in TYPES and path.stem not in written and not path.name.startswith("."):
+            path.unlink(missing_ok=True)
     return blocks
 
 

@@ -2,15 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diagnostics.artifacts import write_atomically
-from steepest.study.definition import Metric, Study
-from steepest.study.plan import Stage, cells, make_trial
-from steepest.study.spaces import space_of
+from steepest.study.definition import Metric
+from steepest.study.plan import Stage, Trial
 
 Status = Literal["finished", "diverged", "failed"]
 
@@ -108,46 +107,10 @@ def load_results(folder: Path) -> list[TrialResult]:
     return [result for key in keys if (result := read_result(folder, key)) is not None]
 
 
-def results_of(study: Study, results: list[TrialResult]) -> list[TrialResult]:
-    """Those results that belong to the study as it is now, in the order of its cells, points and seeds.
-
-    A study file that was changed leaves results of its earlier versions behind; they are kept, and not reported. Where
-    two cells ask for the same trial, as a fixed learning rate and a tuned one that comes out the same, its one result
-    is there for each of them.
-    """
-    order = {tuple(labels.values()): position for position, labels in enumerate(cells(study))}
-    tuning_seeds = study.tuning.seeds if study.tuning is not None else ()
-    kept = []
-    for result in results:
-        seeds = tuning_seeds if result.stage == "tuning" else study.seeds
-        known = result.cell in order and list(result.labels) == [axis.name for axis in study.axes]
-        if known and result.seed in seeds:
-            trial = make_trial(study, result.stage, result.labels, result.point, result.seed)
-            if trial.key == result.key:
-                kept.append(result)
-    kept += _shared(study, kept)
-    return sorted(kept, key=lambda r: (r.stage != "tuning", order[r.cell], str(dict(r.point)), r.seed))
-
-
-def _shared(study: Study, kept: list[TrialResult]) -> list[TrialResult]:
-    """Copies of results under the labels of cells that have none of their own, and would give the same trial."""
-    found = []
-    for labels in cells(study):
-        cell = tuple(labels.values())
-        space = space_of(study.tuning, labels) if study.tuning is not None else {}
-        own = {(result.stage, result.seed) for result in kept if result.cell == cell}
-        fixed = _given(study, labels)
-        for result in kept:
-            if (result.stage, result.seed) in own or (result.stage == "tuning" and not space):
-                continue
-            given = {**_given(study, result.labels), **result.point}
-            if not set(space) <= set(given) or {key: given[key] for key in given if key not in space} != fixed:
-                continue
-            point = {key: given[key] for key in space}
-            if make_trial(study, result.stage, labels, point, result.seed).key == result.key:
-                found.append(replace(result, labels=labels, point=point))
-    return found
-
-
-def _given(study: Study, labels: Mapping[str, str]) -> dict[str, Any]:
-    return {key: value for axis in study.axes for key, value in axis.alternatives[labels[axis.name]].items()}
+def results_for(trials: Sequence[Trial], stored: Mapping[str, TrialResult]) -> list[TrialResult]:
+    """The stored results of these trials, by key, under the stage, labels and points that the trials have."""
+    return [
+        replace(stored[trial.key], stage=trial.stage, labels=dict(trial.labels), point=dict(trial.point))
+        for trial in trials
+        if trial.key in stored
+    ]

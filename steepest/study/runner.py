@@ -9,14 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from steepest.study.backends import Placement, RunOptions, note_environment, place
+from steepest.study.belonging import results_of
 from steepest.study.claims import claimed, is_claimed
 from steepest.study.definition import Study
 from steepest.study.engine import Engine, WorkerDied
 from steepest.study.plan import Trial, cells, final_trials, tuning_trials
 from steepest.study.progress import Progress, count_of
-from steepest.study.results import TrialResult, load_results, read_result, result_path, results_of
+from steepest.study.results import TrialResult, load_results, read_result, result_path
 from steepest.study.trial import record_death, run_trial
-from steepest.study.tuning import chosen_points, extensions
+from steepest.study.tuning import chosen_points, tuning_rounds
 
 POLL = 1.0  # seconds between two looks at trials that others are running
 
@@ -30,14 +31,12 @@ class Task:
         folder: The study's folder.
         data_dir: Folder of data that lie in files.
         directory: Where relative paths begin, and users' own classes are found.
-        gpus: All GPUs of the study, for trials that take several.
     """
 
     trial: Trial
     folder: Path
     data_dir: Path | None
     directory: str
-    gpus: str | None
 
 
 def run_claimed(task: Task) -> TrialResult | None:
@@ -47,7 +46,7 @@ def run_claimed(task: Task) -> TrialResult | None:
         if not ours:
             return None
         result = read_result(task.folder, task.trial.key)
-        return result or run_trial(task.trial, task.folder, task.data_dir, task.gpus)
+        return result or run_trial(task.trial, task.folder, task.data_dir)
 
 
 def run_study(study: Study, folder: Path, options: RunOptions, progress: Progress) -> int:
@@ -82,20 +81,20 @@ class _StudyRun:
         tuning = tuning_trials(study)
         # How many final trials there are is known before their points; any point will do to see what they need.
         finals = len(cells(study)) * len(study.seeds)
-        likely = self._missing(share(tuning)) or final_trials(study, {})
-        placement = place(likely, max(len(likely), finals // self.options.shard.count), self.options)
+        missing = self._missing(share(tuning))
+        likely = [*missing, *final_trials(study, {})]
+        placement = place(likely, max(len(missing), finals // self.options.shard.count), self.options)
         self.progress.jobs = placement.backend.jobs
         with Engine(placement.backend) as engine, self.progress:
             run = partial(self._stage, engine, placement)
-            self.progress.expect(len(self._missing(share(tuning))) + finals // self.options.shard.count)
-            run(tuning)
-            if missing := self._missing(tuning):
-                return len(missing)
-            while further := self._missing(extensions(study, self._own())):
-                self.progress.expect(len(share(further)) + finals // self.options.shard.count)
-                run(further)
-                if missing := self._missing(further):
+            number = 0
+            # What a round is made of is known when those before it are done, and is the same for all shards.
+            while number < len(rounds := tuning_rounds(study, self.results)):
+                self.progress.expect(len(self._missing(share(rounds[number]))) + finals // self.options.shard.count)
+                run(rounds[number])
+                if missing := self._missing(rounds[number]):
                     return len(missing)
+                number += 1
             chosen = chosen_points(study, self._own())
             for cell in [cell for cell, point in chosen.items() if point is None]:
                 self.progress.say(f"{', '.join(cell)}: no tuning trial came to its end, so there are no final ones")
@@ -121,10 +120,9 @@ class _StudyRun:
         missing = self._missing(mine)
         if missing:
             note_environment(self.folder, placement, self.options)
-        gpus = ",".join(placement.gpus) or None
         while missing:
             directory = os.getcwd()
-            tasks = [Task(trial, self.folder, self.options.data_dir, directory, gpus) for trial in missing]
+            tasks = [Task(trial, self.folder, self.options.data_dir, directory) for trial in missing]
             elsewhere = []
             for task, outcome in engine.run(run_claimed, tasks):
                 if outcome is None:

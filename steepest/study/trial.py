@@ -18,6 +18,7 @@ from pathlib import Path
 
 from steepest.cli import INTERRUPTED, exit_code, is_from_users_code, message_of
 from steepest.orphans import ENDS_WITH_PARENT
+from steepest.study.gpus import claimed_gpus
 from steepest.study.isolation import isolated, output_into
 from steepest.study.plan import Trial
 from steepest.study.results import TrialResult, result_path, write_result
@@ -31,7 +32,7 @@ from steepest.study.run_files import (
     runs_of,
     with_clock,
 )
-from steepest.study.trial_words import data_words, needs_own_process, run_place
+from steepest.study.trial_words import data_words, device_count, needs_own_process, run_place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ERROR = re.compile(
@@ -53,7 +54,7 @@ class Ending:
     diverged: bool = False
 
 
-def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None, gpus: str | None = None) -> TrialResult:
+def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None) -> TrialResult:
     """Run a trial in this process (in one of its own if it forms a process group), and write its result.
 
     Output goes into `trials/<key>/output.log`. What an interrupted attempt left in the run's folder is removed first.
@@ -62,7 +63,6 @@ def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None, gp
         trial: The trial.
         study_folder: The study's folder.
         data_dir: Folder of data that lie in files; None takes the run's own default.
-        gpus: `CUDA_VISIBLE_DEVICES` of a trial that forms a process group, if this process sees fewer.
 
     Raises:
         KeyboardInterrupt: if the run is interrupted; then there is no result.
@@ -78,7 +78,7 @@ def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None, gp
         remove_attempts(runs_dir / name, words)
         log.write_text(f"$ {shlex.join(['steepest', *words])}\n", encoding="utf-8")
         if needs_own_process(trial.words):
-            ending = _run_apart(words, log, gpus)
+            ending = _run_apart(words, log)
         else:
             ending = _run_here(words, log)
         if ending.error is not None and shutil.disk_usage(study_folder).free < _LEAST_SPACE:
@@ -130,10 +130,10 @@ def _run_here(words: Sequence[str], log: Path) -> Ending:
     return Ending()
 
 
-def _run_apart(words: Sequence[str], log: Path, gpus: str | None) -> Ending:
+def _run_apart(words: Sequence[str], log: Path) -> Ending:
     environment = {**os.environ, ENDS_WITH_PARENT: str(os.getpid()), "STEEPEST_TRACEBACK": "1"}
-    if gpus is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus
+    if gpus := claimed_gpus():  # this process sees the first of them only
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[: device_count(words)])
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "steepest", *words], env=environment, stdout=file, stderr=subprocess.STDOUT

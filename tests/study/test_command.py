@@ -1,5 +1,6 @@
 """The command: plans without running, and refusals of one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_a_dry_run_shows_everything_and_writes_nothing(steepest, tmp_path) -> No
     outcome = steepest("study", "run", "question.yaml", "--dry_run", "--scale", "paper", "--shard", "1/2")
     assert len([line for line in outcome.out.splitlines() if "steepest fit" in line]) == 2
     assert "7 of 7 trials still to do" in outcome.out
+    outcome = steepest("study", "run", "question.yaml", "--dry_run", "--backend", "ray")
+    assert re.search(r"to do, \d+ at a time if the cluster has the room of this machine: about", outcome.out)
 
 
 def test_without_tuning_every_command_can_be_shown(steepest, tmp_path) -> None:

@@ -8,11 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steepest.study.belonging import results_of
 from steepest.study.definition import Dimension, Tuning
 from steepest.study.folder import load_stored, store_study
 from steepest.study.plan import cells, command_line, final_trials, make_trial, tuning_trials
 from steepest.study.reading import load_study
-from steepest.study.results import TrialResult, load_results, read_result, result_path, results_of, write_result
+from steepest.study.results import TrialResult, load_results, read_result, result_path, write_result
 from steepest.study.spaces import points
 from steepest.study.tuning import choose, chosen_points, extensions
 
@@ -170,7 +171,7 @@ def test_a_grid_is_extended_past_its_edge_three_times_at_most(tmp_path):
 
 def test_results_come_back_as_they_were_and_only_those_of_the_study(tmp_path):
     study = study_of(tmp_path)
-    trials = final_trials(study, {})
+    trials = final_trials(study, {trial.cell: trial.point for trial in tuning_trials(study)})
     for trial in trials:
         write_result(tmp_path, result_of(trial, 0.5))
     assert sorted(r.key for r in load_results(tmp_path)) == sorted(trial.key for trial in trials)
@@ -210,6 +211,8 @@ def test_a_stored_study_has_the_same_trials(tmp_path, tuning):
     ("changes", "message"),
     [
         ({"metrik": "x"}, r"unknown key 'metrik' \(did you mean 'metric'\?\)"),
+        ({"scale": {"smoke": {"seeds": 3}}}, r"unknown key 'scale' \(did you mean 'scales'\?\)"),
+        ({"scale": "paper"}, r"unknown key 'scale' \(did you mean 'scales'\?\)"),
         ({"scales": {"smoke": {"seed": 3}}}, r"scales.smoke: unknown key 'seed' \(did you mean 'seeds'\?\)"),
         ({"question": " "}, "question must say"),
         ({"axes": {}}, "axes must name at least one"),

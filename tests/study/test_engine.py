@@ -85,24 +85,29 @@ def test_an_error_ends_all_processes_at_once(clean_process, error) -> None:
     wait_for(lambda: children() == before, timeout=10)
 
 
-def test_each_process_takes_a_gpu_of_its_own_and_shares_when_there_are_none_left(tmp_path, monkeypatch) -> None:
+def test_each_process_takes_gpus_of_its_own_and_shares_when_there_are_none_left(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the claims are
 
-    def call(_: int) -> tuple[int, str | None]:
-        return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    def call(_: int) -> tuple[int, tuple[str | None, ...]]:
+        return os.getpid(), (os.environ.get("CUDA_VISIBLE_DEVICES"), *gpus.claimed_gpus())
 
-    def claims(jobs: int, gpus: list[str]) -> list[str]:
+    def claims(jobs: int, names: list[str], devices: int = 1) -> list[tuple[str | None, ...]]:
         seen = {}
-        with Engine(LokyBackend(jobs, 1, gpus)) as engine:
+        with Engine(LokyBackend(jobs, 1, names, devices)) as engine:
             while len(seen) < jobs:  # until every process has had a call
                 seen |= dict(outcome for _, outcome in engine.run(call, range(jobs)))
         return sorted(seen.values())
 
-    assert claims(2, ["3", "GPU-5/a"]) == ["3", "GPU-5/a"]
-    assert claims(2, ["3", "GPU-5/a"]) == ["3", "GPU-5/a"]  # free again
-    assert claims(4, ["3", "GPU-5/a"]) == ["3", "3", "GPU-5/a", "GPU-5/a"]
+    first, second = ("3", "3"), ("GPU-5/a", "GPU-5/a")  # what it sees, and what is its own
+    assert claims(2, ["3", "GPU-5/a"]) == [first, second]
+    assert claims(2, ["3", "GPU-5/a"]) == [first, second]  # free again
+    assert claims(4, ["3", "GPU-5/a"]) == [first, first, second, second]
+    # Of trials on two devices, two at a time: the fifth is nobody's.
+    assert claims(2, list("01234"), devices=2) == [("0", "0", "1"), ("2", "2", "3")]
+    assert claims(2, list("012"), devices=2) == [("0", "0", "1")] * 2  # more at a time than there is room for
+    assert claims(1, ["7"], devices=2) == [("7", "7")]  # the trial will say what it lacks
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
-        assert claims(1, []) == [None]
+        assert claims(1, []) == [(None,)]
 
 
 def test_gpus_are_named_as_the_environment_names_them(monkeypatch) -> None:

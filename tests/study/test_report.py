@@ -2,16 +2,19 @@ import base64
 import html
 import math
 import re
+import threading
 from dataclasses import replace
 
 import pytest
 
+from steepest.study.belonging import results_of
+from steepest.study.claims import reporting
 from steepest.study.definition import Axis
 from steepest.study.folder import load_stored
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer
-from steepest.study.results import load_results, results_of, write_result
+from steepest.study.results import load_results, write_result
 from steepest.study.tables import summary_table
 from tests.study.synthetic import TUNING, make_results, make_study, write_study
 
@@ -31,6 +34,7 @@ def whole(tmp_path_factory):
     write_result(folder, replace(failed, status="failed", error="<b>no space</b> left", final={}, history={}))
     (folder / "figures").mkdir()
     (folder / "figures/09_old.png").write_bytes(b"old")
+    (folder / "figures/.01_curves-x7.png").write_bytes(b"of a process that is writing it")
     return folder, write_report(folder).read_text(encoding="utf-8")
 
 
@@ -83,7 +87,8 @@ def test_the_page_needs_no_other_file(whole):
 def test_figures_are_written_and_old_ones_removed(whole):
     folder, page = whole
     names = {path.name for path in (folder / "figures").iterdir()}
-    assert names == {f"{name}.{suffix}" for name in ("01_curves", "02_sensitivity") for suffix in ("png", "svg")}
+    drawn = {f"{name}.{suffix}" for name in ("01_curves", "02_sensitivity") for suffix in ("png", "svg")}
+    assert names == {*drawn, ".01_curves-x7.png"}
     assert "Not drawn: No run has left a gradient_flow.json" in page
     assert (folder / "results.csv").is_file()
 
@@ -107,6 +112,19 @@ def test_a_part_of_the_results_is_told(tmp_path):
     page = text_of(write_report(folder).read_text(encoding="utf-8"))
     assert "4 of 15 trials are there so far." in page
     assert "Best so far is SGD" in page
+
+
+def test_one_process_at_a_time_writes_the_report(tmp_path):
+    folder = write_study(tmp_path, keep=lambda result: False)
+    (tmp_path / "other").mkdir()
+    result = load_results(write_study(tmp_path / "other", keep=lambda result: result.seed == 0))[0]
+    writer = threading.Thread(target=write_report, args=[folder])
+    with reporting(folder):
+        writer.start()
+        writer.join(timeout=0.5)
+        write_result(folder, result)
+    writer.join(timeout=60)
+    assert "1 of 15 trials are there so far" in text_of((folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_no_results_are_a_page_too(tmp_path):

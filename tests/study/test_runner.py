@@ -12,6 +12,7 @@ import pytest
 
 from steepest.study.claims import claimed, is_claimed
 from tests.study.small_studies import (
+    QUESTION,
     REPOSITORY,
     TUNED,
     environment,
@@ -185,6 +186,20 @@ def test_a_metric_that_nobody_logs_stops_the_study_and_a_changed_file_only_adds(
     assert code == 0
     assert len([line for line in out.splitlines() if "seed" in line]) == 3
     assert "4 finished" in out
+    write_study(tmp_path, seeds=2, axes={"method": {"plain": {"optimizer": "sgd"}, **QUESTION["axes"]["optimizer"]}})
+    code, out, _ = study_command(tmp_path, *run_words())  # another name for the axis, and one label more for SGD
+    assert (code, "seed" in out) == (0, False)
+    assert "6 finished" in out
+
+
+@pytest.mark.timeout(600)
+def test_two_runners_that_end_together_write_one_report_after_the_other(tmp_path) -> None:
+    write_study(tmp_path, seeds=1)
+    assert study_command(tmp_path, *run_words())[0] == 0
+    outcomes = [finish(process) for process in [start(tmp_path, "run", "question.yaml") for _ in range(2)]]
+    assert [(code, err) for code, _, err in outcomes] == [(0, ""), (0, "")]
+    assert "</html>" in (tmp_path / FOLDER / "report.html").read_text()
+    assert not list((tmp_path / FOLDER).rglob(".*.*"))
 
 
 def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(tmp_path) -> None:

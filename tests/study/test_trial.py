@@ -16,9 +16,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from steepest.study.engine import Engine, LokyBackend
 from steepest.study.isolation import isolated
+from steepest.study.plan import final_trials, make_trial
 from steepest.study.results import TrialResult, read_result, result_path
 from steepest.study.run_files import read_curves, with_clock
 from steepest.study.trial import run_trial
@@ -47,6 +49,10 @@ class Disturbing(lightning.Callback):
 class Failing(lightning.Callback):
     def on_train_batch_end(self, *arguments):
         raise RuntimeError("a mistake of its own\\nin two lines")
+
+class Telling(lightning.Callback):
+    def on_train_start(self, *arguments):
+        print("it sees", os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 class Interrupting(lightning.Callback):
     def on_train_batch_end(self, *arguments):
@@ -105,6 +111,25 @@ def test_a_finished_trial_has_every_scalar_and_its_place(folder, run) -> None:
     log = (folder / "s/trials" / trial.key / "output.log").read_text()
     assert log.startswith("$ steepest fit --config tiny.yaml")
     assert "validation accuracy" in log
+
+
+def test_tensorboard_groups_all_trials_by_axis(folder, run) -> None:
+    axes = {"optimizer": {"SGD": {"optimizer": "sgd"}, "Adam": {"optimizer": "adam"}}, "width": {"8": {}}}
+    study, _ = first_trial(folder, axes=axes, seeds=1)
+    trials = [
+        *final_trials(study, {})[:1],
+        make_trial(study, "tuning", {"optimizer": "Adam", "width": "8"}, {"optimizer.lr": 0.01}, 1000),
+    ]
+    results = [run(trial, folder / "s") for trial in trials]
+    runs = EventMultiplexer().AddRunsFromDirectory(str(folder / "s/runs"))
+    runs.Reload()
+    assert sorted(name for name, tags in runs.Runs().items() if "train/loss" in tags["scalars"]) == [
+        "final/optimizer=SGD/width=8/seed_0/version_0",
+        "tuning/optimizer=Adam/width=8/optimizer.lr=0.01/seed_1000/version_0",
+    ]
+    for result in results:
+        losses = runs.Scalars(result.run_folder.removeprefix("runs/"), "train/loss")
+        assert [event.step for event in losses] == [row[0] for row in result.history["train/loss"]]
 
 
 @pytest.mark.parametrize(
@@ -186,12 +211,15 @@ def test_a_reused_process_gives_the_numbers_of_a_fresh_one(folder) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_a_trial_on_several_processes_has_a_process_group_of_its_own(folder) -> None:
+def test_a_trial_on_several_processes_has_a_process_group_of_its_own(folder, monkeypatch) -> None:
     options = {"trainer.devices": 2, "trainer.strategy": "ddp"}
-    study, trial = first_trial(folder, options=options)
+    study, trial = first_trial(folder, options=options, **with_callback("Telling"))
     assert needs_own_process(trial.words)
-    result = run_trial(trial, folder / "s")
+    monkeypatch.setenv("TMPDIR", str(folder))  # where GPUs are claimed
+    with Engine(LokyBackend(1, 1, ["5", "6", "7"], devices=3)) as engine:
+        [(_, result)] = engine.run(lambda trial: run_trial(trial, folder / "s"), [trial])
     assert (result.status, result.steps) == ("finished", 4)
+    assert "it sees 5,6\n" in (folder / "s/trials" / trial.key / "output.log").read_text()
     assert math.isfinite(result.value(study.metric))
     failing = run_trial(first_trial(folder, options=options, **with_callback("Failing"))[1], folder / "s")
     assert failing.status == "failed"
