@@ -13,6 +13,7 @@ from scipy import stats
 from steepest.study.statistics import is_constant, summarize
 
 Test = Literal["welch", "mann_whitney", "paired"]
+WITHOUT_SCATTER = "not testable: no scatter over seeds to weigh the difference by"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Comparison:
         low: Lower end of the difference's confidence interval; NaN if not testable.
         high: Its upper end.
         effect_size: Hedges' g: the difference in pooled standard deviations, corrected for small samples; NaN if not
-            testable, infinite where neither group scatters.
+            testable.
         p_value: Two-sided, of this pair alone; NaN if not testable.
         adjusted_p_value: By Holm's correction over all pairs that were tested.
         reason: Why the pair is not testable; None if it is.
@@ -53,7 +54,9 @@ class Winner:
         name: The group with the best mean among those where no run diverged (among all, if runs diverged in each).
         mean: Its mean.
         indistinguishable: Groups whose difference from it is not significant, best first.
-        untestable: Groups that could not be tested against it, best first; those without a finished run last.
+        untestable: Groups with too few finished runs to be tested against it, best first; those without any run last.
+        constant: Groups that no test can tell from it since neither scatters, best first.
+        diverged: Groups all of whose runs diverged.
         unreliable: Groups whose finished runs have a better mean, but in which others diverged.
         level: Adjusted p-value below which a difference is significant.
     """
@@ -62,6 +65,8 @@ class Winner:
     mean: float
     indistinguishable: tuple[str, ...]
     untestable: tuple[str, ...]
+    constant: tuple[str, ...]
+    diverged: tuple[str, ...]
     unreliable: tuple[str, ...]
     level: float
 
@@ -163,13 +168,18 @@ def best(
         for each in compare_pairs(groups, test)
         if name in (each.first, each.second)
     }
+    diverged = tuple(other for other, own in summaries.items() if own.diverged and not own.count)
     others = [other for other in ranked if other != name]
-    others += [other for other in groups if not summaries[other].count]
+    others += [other for other, own in summaries.items() if not own.count and not own.diverged]
+    untested = [other for other in others if against[other].reason]
+    constant = tuple(other for other in untested if min(against[other].counts) > 1)
     return Winner(
         name,
         summaries[name].mean,
         tuple(other for other in others if against[other].adjusted_p_value >= level),
-        tuple(other for other in others if against[other].reason),
+        tuple(other for other in untested if other not in constant),
+        constant,
+        diverged,
         tuple(other for other in ranked[: ranked.index(name)] if summaries[other].diverged),
         level,
     )
@@ -205,10 +215,13 @@ def _compare(
     if min(counts) < 2:
         reason, none = _too_few(first, second, counts, test), math.nan
         return Comparison(first, second, counts, difference, none, none, none, none, none, reason)
-    effect = hedges_g(x, y)
     if _without_scatter(x, y, test):
-        p_value = float(is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))))
-        return Comparison(first, second, counts, difference, difference, difference, effect, p_value, math.nan)
+        if is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))):
+            return Comparison(first, second, counts, difference, difference, difference, 0.0, 1.0, math.nan)
+        # Few runs of a coarse metric tie by chance, so that this is no certainty; how probable a tie is, nobody knows.
+        none = math.nan
+        return Comparison(first, second, counts, difference, none, none, none, none, none, WITHOUT_SCATTER)
+    effect = hedges_g(x, y)
     with warnings.catch_warnings():
         # Of groups that hardly scatter: the difference between runs is near rounding, and so is the p-value's error.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -221,13 +234,13 @@ def _compare(
 
 def _too_few(first: str, second: str, counts: tuple[int, int], test: Test) -> str:
     if test == "paired":
-        return f"not testable: {counts[0]} seeds that finished in both, 2 are needed"
+        return f"not testable: 2 seeds that finished in both are needed, not {counts[0]}"
     named = [f"{name} has {count}" for name, count in zip((first, second), counts, strict=True) if count < 2]
     return f"not testable: 2 finished runs each are needed, {' and '.join(named)}"
 
 
 def _without_scatter(x: numpy.ndarray, y: numpy.ndarray, test: Test) -> bool:
-    """Whether chance plays no part, so that any difference is certain: no t-test exists there."""
+    """Whether nothing scatters, so that there is no measure for the difference: no t-test exists there."""
     if test == "paired":
         return is_constant(x - y, size=float(numpy.max(numpy.abs([x, y]))))
     return is_constant(x) and is_constant(y)

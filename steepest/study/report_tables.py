@@ -81,7 +81,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
 def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
     """The difference of every two cells of a workload, or of each from the best if there are many.
 
-    None if there is no pair of cells with two finished runs each.
+    None if there is no pair of cells that can be tested.
     """
     texts, total, left_out = [], 0, 0
     for workload, own in by_workload(study, rows).items():
@@ -122,7 +122,7 @@ def _comparison(study: Study, pair: Comparison, level: float) -> tuple[str, ...]
             "–",
             "–",
             "–",
-            "not testable: 2 finished runs each are needed",
+            pair.reason.partition(",")[0],
         )
     verdict = "different" if pair.adjusted_p_value < level else "not distinguishable"
     interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"

@@ -10,6 +10,7 @@ from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import spoken, target_text, value_text
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
+from steepest.study.spaces import points, space_of
 from steepest.study.statistics import Summary
 from steepest.study.tables import SummaryRow, by_workload, groups_of, row_name
 from steepest.study.tuning import chosen_points
@@ -89,12 +90,13 @@ def _others(winner: Winner, count: int) -> str:
     if winner.untestable:
         verb = "has" if len(winner.untestable) == 1 else "have"
         parts.append(f"{_named(winner.untestable)} {verb} too few finished runs to be told from it")
-    worse = (
-        count
-        - len(winner.indistinguishable)
-        - len(winner.untestable)
-        - len(set(winner.unreliable) - set(winner.indistinguishable) - set(winner.untestable))
-    )
+    if winner.constant:
+        parts.append(f"{_named(winner.constant)} cannot be tested against it, since nothing scatters over seeds")
+    if winner.diverged:
+        verbs = "diverged and has" if len(winner.diverged) == 1 else "diverged and have"
+        parts.append(f"{_named(winner.diverged)} {verbs} no finished run")
+    told = {*winner.indistinguishable, *winner.untestable, *winner.constant, *winner.diverged, *winner.unreliable}
+    worse = count - len(told)
     if worse == count:
         parts.append(
             "it is distinguishably better than "
@@ -113,8 +115,13 @@ def _named(names: Sequence[str]) -> str:
     return spoken([f"“{name}”" if ", " in name else name for name in names])
 
 
-def protocol(study: Study) -> list[tuple[str, str]]:
-    """How the study was done: terms and what they mean here."""
+def protocol(study: Study, results: Sequence[TrialResult] = ()) -> list[tuple[str, str]]:
+    """How the study was done: terms and what they mean here.
+
+    Args:
+        study: The study.
+        results: Its trials, which tell whether a tuning went on beyond its grid.
+    """
     metric = study.metric
     at = "at the end of the schedule" if metric.at == "final" else "at its best evaluation"
     parts = [("Scale", study.scale)]
@@ -125,7 +132,7 @@ def protocol(study: Study) -> list[tuple[str, str]]:
         ("Base configs", ", ".join(path.name for path in study.base)),
         ("Options for all", _options(study.options)),
         ("Seeds", f"{', '.join(map(str, study.seeds))}; a seed sets initialization and order of the data"),
-        ("Tuning", _tuning(study)),
+        ("Tuning", _tuning(study, results)),
         ("Metric", f"{metric.label} ({metric.name}), {at}; {'more' if metric.mode == 'max' else 'less'} is better"),
         ("Target", "none" if metric.target is None else _target(study)),
         (
@@ -138,11 +145,7 @@ def protocol(study: Study) -> list[tuple[str, str]]:
             f"a training loss that is not finite or above {study.bound:g}; such a run is a result, counted apart from "
             "means and intervals",
         ),
-        (
-            "Evaluation",
-            "every run is a complete schedule without early stopping, evaluated at the same steps; validation data "
-            "choose and compare, nothing is fitted to the test data",
-        ),
+        ("Evaluation", f"every run is a complete schedule without early stopping{_split(study)}"),
         (
             "Statistics",
             "means over the seeds that finished, Student's 95 % intervals, Welch's t-test for pairs with Holm's "
@@ -150,6 +153,16 @@ def protocol(study: Study) -> list[tuple[str, str]]:
         ),
     ]
     return [(term, text) for term, text in parts if text]
+
+
+def _split(study: Study) -> str:
+    """Which data choose and compare, as far as the metric's name tells."""
+    verbs = "choose and compare" if study.tuning is not None or study.metric.at == "best" else "compare"
+    return {
+        "train": f"; scalars of training {verbs}, data that were held out take no part",
+        "val": f", evaluated at the same steps; validation data {verbs}, nothing is fitted to the test data",
+        "test": f"; the test data {verbs}{' and so favor what they have chosen' if ' and ' in verbs else ''}",
+    }.get(study.metric.name.partition("/")[0], "")
 
 
 def _axis(axis: Axis) -> str:
@@ -170,18 +183,34 @@ def _target(study: Study) -> str:
     )
 
 
-def _tuning(study: Study) -> str:
+def _tuning(study: Study, results: Sequence[TrialResult]) -> str:
     tuning = study.tuning
     if tuning is None:
         return "none: all options are as given"
     method = "full grid" if tuning.method == "grid" else f"{tuning.trials} points of a scrambled Halton sequence"
     seeds = f"seed{'s' if len(tuning.seeds) > 1 else ''} {', '.join(map(str, tuning.seeds))}"
     spaces = [_space(tuning.space), *(f"{name}: {_space(space)}" for name, space in tuning.spaces.items())]
-    extended = "; a grid whose best point is on its edge is extended" if tuning.extend else ""
-    return (
-        f"{method} of {'; '.join(filter(None, spaces))}; the same number of trials for every cell that is tuned, "
-        f"{seeds}; the best mean is run again with the seeds above{extended}"
-    )
+    counts = _trial_counts(study, results)
+    if not counts or min(counts) == max(counts):
+        number = "the same number of trials for every cell that is tuned"
+        number += ", unless its best point is on the edge of its grid, which then is extended" if tuning.extend else ""
+    else:
+        number = (
+            f"{min(counts)} to {max(counts)} trials a cell, since grids with the best point on their edge were extended"
+        )
+    again = "the best mean is run again with the seeds above"
+    return f"{method} of {'; '.join(filter(None, spaces))}; {number}; {seeds}; {again}"
+
+
+def _trial_counts(study: Study, results: Sequence[TrialResult]) -> list[int]:
+    """Tuning trials of each tuned cell, as planned or, if its grid was extended, as they are."""
+    assert study.tuning is not None
+    counts = []
+    for labels in cells(study):
+        asked = len(points(study.tuning, space_of(study.tuning, labels))) * len(study.tuning.seeds)
+        run = sum(each.stage == "tuning" and each.cell == tuple(labels.values()) for each in results)
+        counts += [max(asked, run)] if asked else []
+    return counts
 
 
 def _space(space: Space) -> str:

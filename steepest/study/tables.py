@@ -230,6 +230,8 @@ def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[st
             f"not distinguishable from it (Welch's t-test, Holm's correction, {winner.level:g})",
         ),
         (winner.untestable, "too few runs to tell from it"),
+        (winner.constant, "not to be tested against it, since nothing scatters over seeds"),
+        (winner.diverged, "diverged, none finished"),
         (winner.unreliable, "better where it finished, but it diverged too"),
     ):
         more = f"; and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""

@@ -107,17 +107,30 @@ def test_all_pairs_are_corrected_together_and_those_not_testable_left_out() -> N
 def test_runs_that_do_not_scatter(test) -> None:
     groups = {"x": [0.3, 0.1 + 0.2], "same": [0.3, 0.3], "other": [0.5, 0.5]}
     equal, different, _ = compare_pairs(groups, test=test)
-    assert (equal.p_value, equal.effect_size) == (1.0, 0.0)
-    assert (different.p_value, different.effect_size) == (0.0, -math.inf)
-    assert (different.low, different.high) == pytest.approx((-0.2, -0.2))
+    assert (equal.p_value, equal.adjusted_p_value, equal.effect_size, equal.reason) == (1.0, 1.0, 0.0, None)
+    # Two seeds that tie by chance, as accuracies on few images do, make no difference certain.
+    assert different.difference == pytest.approx(-0.2)
+    assert different.reason == "not testable: no scatter over seeds to weigh the difference by"
+    assert math.isnan(different.p_value)
+    assert math.isnan(different.adjusted_p_value)
+    winner = best(groups, "max", test)
+    assert winner is not None
+    assert (winner.name, winner.constant, winner.untestable, winner.indistinguishable) == (
+        "other",
+        ("x", "same"),
+        (),
+        (),
+    )
+    winner = best(groups, "min", test)
+    assert winner is not None
+    assert (winner.constant, {winner.name, *winner.indistinguishable}) == (("other",), {"x", "same"})
 
 
 def test_pairs_that_always_differ_alike() -> None:
     same, shifted, _ = compare_pairs({"x": A, "same": A, "shifted": [value + 0.5 for value in A]}, test="paired")
     assert (same.p_value, same.difference) == (1.0, 0.0)
-    assert shifted.p_value == 0.0
-    assert (shifted.low, shifted.high) == pytest.approx((-0.5, -0.5))
-    assert math.isfinite(shifted.effect_size)
+    assert shifted.difference == pytest.approx(-0.5)
+    assert shifted.reason == "not testable: no scatter over seeds to weigh the difference by"
 
 
 GROUPS = st.lists(st.lists(st.floats(-1e3, 1e3) | st.just(NAN), min_size=5, max_size=5), min_size=2, max_size=4)
@@ -146,12 +159,13 @@ def test_the_winner_and_those_like_it() -> None:
     assert winner is not None
     assert (winner.name, winner.mean) == ("b", pytest.approx(0.946))
     assert winner.indistinguishable == ("c",)
-    assert winner.untestable == ("one", "none")
+    assert winner.untestable == ("one",)
+    assert winner.diverged == ("none",)
     assert winner.unreliable == ("lucky",)
     losing = best(groups, "min")
     assert losing is not None
     assert losing.name == "one"
-    assert set(losing.untestable) == set(groups) - {"one"}
+    assert set(losing.untestable) == set(groups) - {"one", "none"}
     # Where runs diverged in every group, the best of those that finished.
     survivor = best({"x": [1.0, 2.0, NAN], "y": [3.0, 4.0, NAN]}, "max")
     assert survivor is not None

@@ -10,10 +10,10 @@ from steepest.study.definition import Axis
 from steepest.study.folder import load_stored
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
-from steepest.study.report_words import answer
+from steepest.study.report_words import answer, protocol
 from steepest.study.results import load_results, results_of, write_result
 from steepest.study.tables import summary_table
-from tests.study.synthetic import TUNING, make_results, make_study, write_study
+from tests.study.synthetic import TUNING, make_result, make_results, make_study, write_study
 
 FIGURES = "figures: [{kind: curves}, {kind: sensitivity}, {kind: layers}]\n"
 
@@ -157,8 +157,17 @@ NAN = math.nan
         (
             {"SGD": [0.95, 0.96, NAN], "Adam": [0.89, 0.90, 0.91], "Muon": [NAN, NAN, NAN]},
             "Best is Adam with a final validation accuracy of 90.00 % (95 % interval 87.52 % to 92.48 %, 3 seeds); "
-            "Muon has too few finished runs to be told from it; SGD had a better mean where runs finished, but others "
-            "diverged.",
+            "Muon diverged and has no finished run; SGD had a better mean where runs finished, but others diverged.",
+        ),
+        (
+            {"SGD": [0.9, 0.92, 0.91], "Adam": [NAN, NAN, NAN], "Muon": [NAN, NAN, NAN]},
+            "Best is SGD with a final validation accuracy of 91.00 % (95 % interval 88.52 % to 93.48 %, 3 seeds); "
+            "Adam and Muon diverged and have no finished run.",
+        ),
+        (
+            {"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.51]},
+            "Best is SGD with a final validation accuracy of 90.00 % (95 % interval 90.00 % to 90.00 %, 2 seeds); "
+            "Adam cannot be tested against it, since nothing scatters over seeds; 1 is distinguishably worse.",
         ),
         ({"SGD": [0.9, 0.9], "Adam": [], "Muon": []}, None),
         (
@@ -183,6 +192,50 @@ def test_pairs_are_tested_with_their_correction():
     assert first[5:] == ("< 0.001", "< 0.001", "different")
     assert "2 finished runs each are needed" in table.rows[1][-1]
     assert summary(study, rows).marked == {0}
+
+
+def test_pairs_without_scatter_are_not_tested():
+    study, rows = rows_of({"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.6]})
+    table = comparisons(study, rows)
+    assert table is not None
+    reason = "not testable: no scatter over seeds to weigh the difference by"
+    assert table.rows[0] == ("SGD", "Adam", "+10.00", *4 * ("–",), reason)
+    only_constant = rows_of({"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.5]})
+    assert comparisons(*only_constant) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "tuned", "sentence"),
+    [
+        ("val/loss", True, ", evaluated at the same steps; validation data choose and compare, nothing is fitted to"),
+        ("val/loss", False, ", evaluated at the same steps; validation data compare, nothing is fitted to the test"),
+        ("train/loss", False, "; scalars of training compare, data that were held out take no part"),
+        ("test/accuracy", True, "; the test data choose and compare and so favor what they have chosen"),
+        ("test/accuracy", False, "; the test data compare"),
+        ("grad/max_min_ratio", True, ""),
+    ],
+)
+def test_the_protocol_names_the_data_that_decide(metric, tuned, sentence):
+    study = make_study(tuned=tuned)
+    study = replace(study, metric=replace(study.metric, name=metric))
+    said = dict(protocol(study))["Evaluation"]
+    assert said.startswith(f"every run is a complete schedule without early stopping{sentence}")
+    assert len(said) < 60 or sentence
+    assert ("validation" in said, "test data" in said) == (metric.startswith("val"), metric.startswith(("val", "test")))
+
+
+def test_the_protocol_tells_how_many_trials_an_extended_grid_had():
+    study = make_study(tuned=True)
+    assert study.tuning is not None
+    results = make_results(study)
+    same = "; the same number of trials for every cell that is tuned; seed 1000;"
+    assert same in dict(protocol(study, results))["Tuning"]
+    study = replace(study, tuning=replace(study.tuning, extend=True))
+    assert "same number of trials for every cell that is tuned, unless" in dict(protocol(study, results))["Tuning"]
+    results += [make_result({"optimizer": "Adam"}, {"optimizer.lr": rate}, 1000, "tuning") for rate in (10.0, 100.0)]
+    said = dict(protocol(study, results))["Tuning"]
+    assert "4 to 6 trials a cell, since grids with the best point on their edge were extended; seed 1000" in said
+    assert "same number" not in said
 
 
 def _by_task(labels, point, seed):

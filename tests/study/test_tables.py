@@ -207,3 +207,19 @@ def test_printed_summary_without_tuning_target_or_trials(study) -> None:
     assert text.splitlines()[-1] == "best: [Adam], width 8 (0.201)"
     close = [replace(each, final={"val/loss": each.final["val/loss"] % 0.1}) for each in losses]
     assert printed(plain, close).splitlines()[-1].endswith("(Welch's t-test, Holm's correction, 0.05): SGD, width 8")
+
+
+def test_printed_remarks_name_what_diverged_and_what_does_not_scatter(study) -> None:
+    plain = replace(study, tuning=None)
+    accuracies = {("SGD", 8): (0.9, 0.9), ("[Adam]", 8): (0.8, 0.8), ("SGD", 16): (NAN, NAN), ("[Adam]", 16): (0.7,)}
+    results = [
+        trial(cell(*key), seed, (value,), "diverged" if math.isnan(value) else "finished")
+        for key, own in accuracies.items()
+        for seed, value in enumerate(own)
+    ]
+    assert printed(plain, results).splitlines()[-4:] == [
+        "best: SGD, width 8 (90.00 %)",
+        "  too few runs to tell from it: [Adam], width 16",
+        "  not to be tested against it, since nothing scatters over seeds: [Adam], width 8",
+        "  diverged, none finished: SGD, width 16",
+    ]
