@@ -222,8 +222,32 @@ def test_transfer_tells_optimum_value_and_spread():
     assert optima[0] == pytest.approx([0.1, 0.05, 0.025], rel=1e-6)
     middle = accuracies.lines[2].get_ydata()
     assert spreads.patches[2].get_height() == pytest.approx(numpy.std(middle, ddof=1))
-    assert "Muon +0.0 octaves" in drawing.alternative
-    assert "SGD -2.0 octaves" in drawing.alternative
+    for text in (drawing.caption, drawing.alternative):
+        assert "Best learning rate at width 1, 2 and 4, and its shift from the first to the last: SGD 0.1" in text
+        assert "SGD 0.1, 0.05 and 0.025 (−2.0 octaves); Adam 0.1, 0.05 and 0.025 (−2.0 octaves); Muon" in text
+        assert text.endswith("Muon 0.1, 0.1 and 0.1 (+0.0 octaves).")
+
+
+@pytest.mark.parametrize(
+    ("best", "words"),
+    [
+        ((0.01, 0.1, 1.0), "0.01, 0.1 and 1 at the edge (at least +6.6 octaves)."),
+        ((0.001, 0.01, 0.01), "0.001 at the edge, 0.01 and 0.01 (at least +3.3 octaves)."),
+        ((0.1, 0.01, 0.001), "0.1, 0.01 and 0.001 at the edge (at most −6.6 octaves)."),
+        ((1.0, 0.1, 0.1), "1 at the edge, 0.1 and 0.1 (at most −3.3 octaves)."),
+        ((1.0, 0.1, 1.0), "1 at the edge, 0.1 and 1 at the edge (shift not known)."),
+        ((0.001, 0.1, 1.0), "0.001 at the edge, 0.1 and 1 at the edge (at least +10.0 octaves)."),
+        ((0.01, 1.0, 0.01), "0.01, 1 at the edge and 0.01 (+0.0 octaves)."),
+    ],
+)
+def test_transfer_from_or_to_an_edge_is_a_bound(best, words):
+    study = make_study([WIDTHS, RATES], seeds=1)
+    at = dict(zip(WIDTHS.alternatives, best, strict=True))
+
+    def truth(labels, point, seed):
+        return 0.9 - 0.02 * math.log10(float(labels["learning_rate"]) / at[labels["width"]]) ** 2, None
+
+    assert one(study, make_results(study, truth), kind="transfer").caption.endswith(words)
 
 
 def test_targets_are_medians_and_misses_are_told():
