@@ -161,6 +161,35 @@ def test_bars_are_sorted_with_diverged_cells_last():
     assert axes.texts[0].get_text() == f"{100 * means[0]:.2f} %"
 
 
+def test_workloads_have_a_panel_each_and_are_ranked_within():
+    tasks = Axis("task", {"easy": {}, "hard": {}})
+    study = make_study([tasks, OPTIMIZERS], seeds=3, workloads=("task",))
+    ends = {"easy": {"SGD": 0.99, "Adam": 0.95, "Muon": 0.97}, "hard": {"SGD": 0.6, "Adam": 0.92, "Muon": 0.5}}
+    results = make_results(
+        study, lambda labels, point, seed: (ends[labels["task"]][labels["optimizer"]] + seed / 1e3, None)
+    )
+    drawing = one(study, results, kind="bars")
+    assert [axes.get_title("left") for axes in drawing.figure.axes] == ["easy", "hard"]
+    assert [labels_of(axes) for axes in drawing.figure.axes] == [["SGD", "Muon", "Adam"], ["Adam", "SGD", "Muon"]]
+    colors = [[mark.get_color() for mark in lines(axes, "D")] for axes in drawing.figure.axes]
+    sgd, adam, muon = (look.color for look in looks(OPTIMIZERS).values())
+    assert colors == [[sgd, muon, adam], [adam, sgd, muon]]
+    assert "easy: SGD 99.10 %; Muon" in drawing.alternative
+    drawing = one(study, results, kind="targets")
+    left = drawing.figure.axes[::2]
+    assert [axes.get_title("left") for axes in left] == ["easy", "hard"]
+    assert labels_of(left[0]) == ["SGD", "Muon", "Adam"]
+    assert labels_of(left[1]) == ["Adam", "SGD (3 of 3 missed)", "Muon (3 of 3 missed)"]
+    # A workload in which nothing finished has no panel; too many are refused.
+    easy = [replace(each, status="failed", final={}) if each.labels["task"] == "hard" else each for each in results]
+    drawing = one(study, easy, kind="bars")
+    assert len(drawing.figure.axes) == 1
+    assert "No run finished on hard." in drawing.caption
+    many = make_study([Axis("task", {f"task {k}": {} for k in range(13)}), OPTIMIZERS], seeds=1, workloads=("task",))
+    with pytest.raises(NothingToDraw, match="13 panels, one for each workload"):
+        draw(many, make_results(many, lambda *_: (0.95, None)), NOWHERE, {"kind": "bars"})
+
+
 @pytest.mark.parametrize(("tuned", "axes"), [(True, [OPTIMIZERS]), (False, [OPTIMIZERS, RATES])])
 def test_sensitivity_marks_the_best_and_the_diverged(tuned, axes):
     study = make_study(axes, tuned=tuned)
@@ -365,6 +394,18 @@ def test_nothing_to_draw_is_told(kind):
         ({"kind": "curves", "by": "width"}, "there is no axis 'width'; axes: optimizer"),
         ({"kind": "sensitivity", "axis": "optimizer"}, "there is no axis or tuned option 'optimizer' with numbers"),
         ({"kind": "bars", "only": {"optimizer": "Adan"}}, "`only` of a figure names 'Adan', which is none of SGD"),
+        ({"kind": "curves", "x": "tim"}, "x of a figure of curves must be step or time, got 'tim'"),
+        ({"kind": "panels", "metrics": "val/loss"}, "metrics of a figure of panels must be a list of names, got 'val/"),
+        ({"kind": "profile", "clock": "days"}, "clock of a figure of profile must be step or seconds, got 'days'"),
+        ({"kind": "layers", "when": "end"}, "when of a figure of layers must be run, first or last, got 'end'"),
+        ({"kind": "bars", "mode": "most"}, "mode of a figure of bars must be max or min, got 'most'"),
+        ({"kind": "curves", "log": "yes"}, "log of a figure of curves must be true or false, got 'yes'"),
+        ({"kind": "bars", "metric": ["val/loss"]}, "metric of a figure of bars must be a name, got ['val/loss']"),
+        (
+            {"kind": "trajectories", "animate": None},
+            "animate of a figure of trajectories must be true or false, got None",
+        ),
+        ({"kind": "gallery", "file": "a.svg"}, "file of a figure of gallery must end in .png or .gif, got 'a.svg'"),
         ({"kind": "bars", "only": "Adam"}, "`only` of a figure must hold labels by axis, got 'Adam'"),
     ],
 )
@@ -372,6 +413,19 @@ def test_wrong_figures_are_refused_before_anything_runs(entry, message):
     with pytest.raises(ValueError, match=r"a_study\.yaml: ") as error:
         check_figures(make_study(figures=(entry,)))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kind": "curves", "x": "time", "log": None, "metric": None},
+        {"kind": "bars", "mode": "min"},
+        {"kind": "panels", "metrics": ["val/loss"]},
+        {"kind": "gallery", "file": "figures/a.gif"},
+    ],
+)
+def test_right_values_of_options_pass(entry):
+    check_figures(make_study(figures=(entry,)))
 
 
 def test_words_and_numbers():
