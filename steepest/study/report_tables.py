@@ -13,7 +13,7 @@ from steepest.study.names import axis_label, cell_name
 from steepest.study.plan import describe
 from steepest.study.report_words import winning_row
 from steepest.study.results import TrialResult
-from steepest.study.tables import SummaryRow, by_workload, groups_of
+from steepest.study.tables import NEVER, SummaryRow, by_workload, groups_of
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 
@@ -45,7 +45,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     """A row for each cell: metric, interval, what did not finish, time to target, tuned values."""
     metric = study.metric
     axes = tuple(axis.name.replace("_", " ") for axis in study.axes)
-    tuned = any(row.point for row in rows)
+    tuned = any(row.point or row.never for row in rows)
     columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
     columns += ("steps to target", "seconds to target") if metric.target is not None else ()
     columns += ("training s",)
@@ -54,7 +54,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     for row in rows:
         value = row.value
         interval = "–" if math.isnan(value.low) else f"{value_of(study, value.low)} to {value_of(study, value.high)}"
-        words = [*row.labels.values(), *([_point(row.point, row.on_edge)] if tuned else [])]
+        words = [*row.labels.values(), *([NEVER if row.never else _point(row.point, row.on_edge)] if tuned else [])]
         words += [value_of(study, value.mean), _deviation(study, value.standard_deviation), str(value.count), interval]
         words += [str(row.statuses["diverged"]), str(row.statuses["failed"])]
         if row.target is not None:

@@ -12,7 +12,7 @@ from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.spaces import points, space_of
 from steepest.study.statistics import Summary
-from steepest.study.tables import SummaryRow, by_workload, groups_of, row_name
+from steepest.study.tables import SummaryRow, by_workload, groups_of, never_names, row_name
 from steepest.study.tuning import chosen_points
 
 MOST_NAMED = 6
@@ -68,9 +68,12 @@ def _answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
     at = "best" if study.metric.at == "best" else "final"
     mean = value_text(study.metric.name, winner.mean)
     value = f"{at} {study.metric.label} of {mean} ({interval_text(row.value, study)})"
+    never = never_names(study, rows)
     if len(groups) == 1:
-        return f"The only one with a result is {winner.name}, with a {value}."
-    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{_others(winner, len(groups) - 1)}."
+        others = f"; {_without_final(never)}" if never else ""
+        return f"The only one with a result is {winner.name}, with a {value}{others}."
+    others = _others(winner, len(groups) - 1, len(rows) == len(groups), never)
+    return f"{'Best' if complete else 'Best so far'} is {winner.name} with a {value}{others}."
 
 
 def interval_text(summary: Summary, study: Study) -> str:
@@ -82,7 +85,7 @@ def interval_text(summary: Summary, study: Study) -> str:
     return f"95 % interval {low} to {high}, {seeds}"
 
 
-def _others(winner: Winner, count: int) -> str:
+def _others(winner: Winner, count: int, whole: bool, never: Sequence[str]) -> str:
     parts = []
     if winner.indistinguishable:
         verb = "is" if len(winner.indistinguishable) == 1 else "are"
@@ -97,16 +100,23 @@ def _others(winner: Winner, count: int) -> str:
         parts.append(f"{_named(winner.diverged)} {verbs} no finished run")
     told = {*winner.indistinguishable, *winner.untestable, *winner.constant, *winner.diverged, *winner.unreliable}
     worse = count - len(told)
-    if worse == count:
+    if worse == count and whole:
         parts.append(
             "it is distinguishably better than "
             + ({1: "the other", 2: "both others"}.get(count) or f"all {count} others")
         )
     elif worse > 0:
         parts.append(f"{worse} {'is' if worse == 1 else 'are'} distinguishably worse")
+    if never:
+        parts.append(_without_final(never))
     if winner.unreliable:
         parts.append(f"{_named(winner.unreliable)} had a better mean where runs finished, but others diverged")
     return "; " + "; ".join(parts) if parts else ""
+
+
+def _without_final(never: Sequence[str]) -> str:
+    verb = "has" if len(never) == 1 else "have"
+    return f"{_named(never)} {verb} no final trials, since runs diverged at every point of the tuning"
 
 
 def _named(names: Sequence[str]) -> str:

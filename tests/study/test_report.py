@@ -238,6 +238,33 @@ def test_the_protocol_tells_how_many_trials_an_extended_grid_had():
     assert "same number" not in said
 
 
+def _muon_diverges(labels, point, seed):
+    accuracy = {"SGD": 0.95, "Adam": 0.92, "Muon": 0.99}[labels["optimizer"]] - abs(
+        math.log10(point["optimizer.lr"] / 0.1)
+    )
+    return accuracy + seed % 7 / 1e3, 50 if labels["optimizer"] == "Muon" else None
+
+
+def test_a_cell_whose_tuning_diverged_everywhere_is_named_and_has_missed_the_target(tmp_path):
+    folder = write_study(tmp_path, TUNING + "figures: [{kind: profile}]\n", truth=_muon_diverges)
+    assert not [result for result in load_results(folder) if result.stage == "final" and "Muon" in result.cell]
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "All 22 trials are done, 4 diverged." in page
+    said = "1 is distinguishably worse; Muon has no final trials, since runs diverged at every point of the tuning."
+    assert said in page
+    assert "better than" not in page.partition("Contents")[0]
+    assert re.search(r"Muon diverged everywhere – – 0", page)
+    assert re.search(r"Muon 0\.00 0\.00 0\.25 0\.25", page)
+    assert "What diverged at every point of its tuning has missed." in page
+    # An error is no divergence.
+    for result in load_results(folder):
+        if result.stage == "tuning" and "Muon" in result.cell and result.point["optimizer.lr"] == 1.0:
+            write_result(folder, replace(result, status="failed", error="no space"))
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "Muon has no final trials" not in page
+    assert "Muon diverged everywhere" not in page
+
+
 def _by_task(labels, point, seed):
     accuracy = {("SGD", "easy"): 0.99, ("Adam", "easy"): 0.98, ("SGD", "hard"): 0.5, ("Adam", "hard"): 0.6}
     return accuracy[labels["optimizer"], labels["task"]] + 0.001 * seed, None
