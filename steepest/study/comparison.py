@@ -13,6 +13,8 @@ from scipy import stats
 from steepest.study.statistics import is_constant, summarize
 
 Test = Literal["welch", "mann_whitney", "paired"]
+TESTS = {"welch": "Welch's t-test", "paired": "paired t-test", "mann_whitney": "Mann-Whitney test"}  # in sentences
+Group = Sequence[float] | Mapping[int, float]
 WITHOUT_SCATTER = "not testable: no scatter over seeds to weigh the difference by"
 
 
@@ -71,9 +73,7 @@ class Winner:
     level: float
 
 
-def compare_pairs(
-    groups: Mapping[str, Sequence[float]], test: Test = "welch", confidence: float = 0.95
-) -> list[Comparison]:
+def compare_pairs(groups: Mapping[str, Group], test: Test = "welch", confidence: float = 0.95) -> list[Comparison]:
     """Compare every two groups; p-values are adjusted by Holm's method for the number of pairs tested.
 
     In a study the same seed means the same initialization and the same order of the data in every group, so that runs
@@ -83,11 +83,12 @@ def compare_pairs(
     epochs, and pairing then only halves the degrees of freedom. Decide before looking at the results.
 
     Args:
-        groups: Values by name, one for each run, not finite for a run that diverged, which is left out.
+        groups: Values by name, one for each run, not finite for a run that diverged, which is left out. As a mapping
+            by the seed of each run.
         test: "welch": t-test that lets groups scatter differently. "mann_whitney": its p-value is of ranks, free of
             assumptions on the distribution (with five runs each it is at best 0.008); the interval is Welch's.
-            "paired": t-test of the differences; groups are in the order of the same seeds, and a seed counts where
-            both runs finished.
+            "paired": t-test of the differences; a seed counts where both runs finished. Groups that are no mappings
+            are in the order of the same seeds.
         confidence: Coverage of the intervals, between 0 and 1; one pair's, not adjusted.
 
     Returns:
@@ -100,11 +101,12 @@ def compare_pairs(
         raise ValueError(f"test must be welch, mann_whitney or paired, not {test}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
-    lengths = {name: len(values) for name, values in groups.items()}
+    lengths = {name: len(values) for name, values in groups.items() if not isinstance(values, Mapping)}
     if test == "paired" and len(set(lengths.values())) > 1:
         raise ValueError(f"paired groups must have one value for each of the same seeds, not {lengths}")
+    runs = {name: _by_seed(group) for name, group in groups.items()}
     comparisons = [
-        _compare(first, second, groups[first], groups[second], test, confidence)
+        _compare(first, second, runs[first], runs[second], test, confidence)
         for first, second in itertools.combinations(groups, 2)
     ]
     adjusted = iter(holm([each.p_value for each in comparisons if each.reason is None]))
@@ -135,7 +137,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def best(
-    groups: Mapping[str, Sequence[float]], mode: Literal["max", "min"], test: Test = "welch", level: float = 0.05
+    groups: Mapping[str, Group], mode: Literal["max", "min"], test: Test = "welch", level: float = 0.05
 ) -> Winner | None:
     """The best group, and those that the runs cannot tell from it.
 
@@ -155,7 +157,7 @@ def best(
         raise ValueError(f"mode must be max or min, not {mode}")
     if not 0 < level < 1:
         raise ValueError(f"level must be above 0 and below 1, not {level}")
-    summaries = {name: summarize(values) for name, values in groups.items()}
+    summaries = {name: summarize(list(_by_seed(group).values())) for name, group in groups.items()}
     sign = -1 if mode == "max" else 1
     ranked = sorted(
         (name for name, summary in summaries.items() if summary.count), key=lambda name: sign * summaries[name].mean
@@ -204,12 +206,13 @@ def hedges_g(first: Sequence[float] | numpy.ndarray, second: Sequence[float] | n
 
 
 def _compare(
-    first: str, second: str, a: Sequence[float], b: Sequence[float], test: Test, confidence: float
+    first: str, second: str, a: Mapping[int, float], b: Mapping[int, float], test: Test, confidence: float
 ) -> Comparison:
+    finished = [{seed: value for seed, value in own.items() if math.isfinite(value)} for own in (a, b)]
     if test == "paired":
-        pairs = [(x, y) for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
-        a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    x, y = (numpy.array([value for value in side if math.isfinite(value)], dtype=numpy.float64) for side in (a, b))
+        common = [seed for seed in finished[0] if seed in finished[1]]
+        finished = [{seed: own[seed] for seed in common} for own in finished]
+    x, y = (numpy.array(list(own.values()), dtype=numpy.float64) for own in finished)
     counts = (len(x), len(y))
     difference = float(x.mean() - y.mean()) if min(counts) > 0 else math.nan
     if min(counts) < 2:
@@ -230,6 +233,10 @@ def _compare(
         p_value = stats.mannwhitneyu(x, y).pvalue if test == "mann_whitney" else result.pvalue
     low, high = float(interval.low), float(interval.high)
     return Comparison(first, second, counts, difference, low, high, effect, float(p_value), math.nan)
+
+
+def _by_seed(group: Group) -> Mapping[int, float]:
+    return group if isinstance(group, Mapping) else dict(enumerate(group))
 
 
 def _too_few(first: str, second: str, counts: tuple[int, int], test: Test) -> str:

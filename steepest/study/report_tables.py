@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Comparison, best, compare_pairs
+from steepest.study.comparison import TESTS, Comparison, best, compare_pairs
 from steepest.study.definition import Study
-from steepest.study.figures.words import is_share, number, value_text
+from steepest.study.figures.words import capital, is_share, number, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.plan import describe
 from steepest.study.report_words import winning_row
 from steepest.study.results import TrialResult
+from steepest.study.statistics import INTERVALS
 from steepest.study.tables import NEVER, SummaryRow, by_workload, groups_of
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
@@ -69,7 +70,8 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
         numbers=frozenset(range(first, len(columns))),
         marked=frozenset(place for place, row in enumerate(rows) if any(row is winner for winner in winners)),
         note=f"The best cell {'of each workload ' if study.workloads else ''}is marked. sd is the standard deviation "
-        "over seeds, n the number of finished seeds, training s the mean time of a finished run inside training steps."
+        f"over seeds, n the number of finished seeds, intervals are {INTERVALS[study.statistics.interval]}, training s "
+        "the mean time of a finished run inside training steps."
         + (
             " Times to target are medians over the seeds that finished or diverged."
             if metric.target is not None
@@ -86,10 +88,10 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
     texts, total, left_out = [], 0, 0
     for workload, own in by_workload(study, rows).items():
         groups = groups_of(study, own)
-        winner = best(groups, study.metric.mode)
+        winner = best(groups, study.metric.mode, study.statistics.test)
         if winner is None:
             continue
-        pairs = compare_pairs(groups)
+        pairs = compare_pairs(groups, study.statistics.test)
         total += sum(pair.reason is None for pair in pairs)
         kept = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
         left_out += len(pairs) - len(kept)
@@ -97,6 +99,7 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
         texts += [(*where, *_comparison(study, pair, winner.level)) for pair in kept]
     if not total:
         return None
+    of_differences = "those of the paired t-test" if study.statistics.test == "paired" else "Welch's"
     only = " Only pairs with the best cell are shown." if left_out else ""
     unit = " (points)" if is_share(study.metric.name) else ""
     columns = ("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", "")
@@ -106,8 +109,8 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
         columns=(*(("workload",) if study.workloads else ()), *columns),
         rows=tuple(texts),
         numbers=frozenset(range(2 + first, 7 + first)),
-        note="Welch's t-test; p-values are adjusted by Holm's method for the number of pairs tested on a workload "
-        f"({total:,} in all), intervals are of one pair each.{only}",
+        note=f"{capital(TESTS[study.statistics.test])}; p-values are adjusted by Holm's method for the number of "
+        f"pairs tested on a workload ({total:,} in all), intervals are {of_differences} and of one pair each.{only}",
     )
 
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Winner, best
+from steepest.study.comparison import TESTS, Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import spoken, target_text, value_text
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.spaces import points, space_of
-from steepest.study.statistics import Summary
+from steepest.study.statistics import INTERVALS, Summary
 from steepest.study.tables import SummaryRow, by_workload, groups_of, never_names, row_name
 from steepest.study.tuning import chosen_points
 
@@ -55,13 +55,13 @@ def answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
 
 def winning_row(study: Study, rows: Sequence[SummaryRow]) -> SummaryRow | None:
     """The best of the cells of one workload; None if nothing finished."""
-    winner = best(groups_of(study, rows), study.metric.mode)
+    winner = best(groups_of(study, rows), study.metric.mode, study.statistics.test)
     return None if winner is None else next(row for row in rows if row_name(study, row) == winner.name)
 
 
 def _answer(study: Study, rows: Sequence[SummaryRow], complete: bool) -> str:
     groups = groups_of(study, rows)
-    winner = best(groups, study.metric.mode)
+    winner = best(groups, study.metric.mode, study.statistics.test)
     if winner is None:
         return ""
     row = next(row for row in rows if row_name(study, row) == winner.name)
@@ -158,8 +158,8 @@ def protocol(study: Study, results: Sequence[TrialResult] = ()) -> list[tuple[st
         ("Evaluation", f"every run is a complete schedule without early stopping{_split(study)}"),
         (
             "Statistics",
-            "means over the seeds that finished, Student's 95 % intervals, Welch's t-test for pairs with Holm's "
-            "correction at the level 0.05",
+            f"means over the seeds that finished, {INTERVALS[study.statistics.interval]} 95 % intervals, "
+            f"{TESTS[study.statistics.test]} for pairs with Holm's correction at the level 0.05",
         ),
     ]
     return [(term, text) for term, text in parts if text]

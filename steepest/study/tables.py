@@ -15,14 +15,14 @@ from rich.text import Text
 
 from diagnostics.artifacts import save_json, write_atomically
 from steepest.study.axes import label_of
-from steepest.study.comparison import best
+from steepest.study.comparison import TESTS, best
 from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
 from steepest.study.names import cell_name
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.rows import arrow_table, result_rows, tuning_rows
-from steepest.study.statistics import Summary, summarize
+from steepest.study.statistics import INTERVALS, Summary, summarize
 from steepest.study.targets import TimeToTarget, time_to_target
 from steepest.study.tuning import choose
 
@@ -150,7 +150,7 @@ def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryR
                 point=point if point is not None else own[0].point if own else {},
                 on_edge=choice.on_edge if choice is not None else (),
                 values=values,
-                value=summarize(list(values.values())),
+                value=summarize(list(values.values()), study.statistics.interval),
                 target=time_to_target(own, study.metric) if study.metric.target is not None else None,
                 train_seconds=float(numpy.mean(seconds)) if seconds else math.nan,
                 statuses={status: sum(result.status == status for result in own) for status in STATUSES},
@@ -175,9 +175,9 @@ def row_name(study: Study, row: SummaryRow) -> str:
     return cell_name(study, names, [row.labels[name] for name in names])
 
 
-def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
-    """The metric's values by the name of the cell; cells without a trial are left out."""
-    return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
+def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, Mapping[int, float]]:
+    """The metric's values by seed, by the name of the cell; cells without a trial are left out."""
+    return {row_name(study, row): row.values for row in rows if row.values}
 
 
 def never_names(study: Study, rows: Sequence[SummaryRow]) -> tuple[str, ...]:
@@ -198,7 +198,8 @@ def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) ->
     if any(row.point or row.never for row in rows):
         columns.append(("tuned", [_point(row) for row in rows]))
     texts = len(columns)
-    columns.append((f"{metric.label or metric.name} ± 95 %", [_mean(row.value, metric) for row in rows]))
+    interval = "± 95 %" if study.statistics.interval == "t" else f"(95 %, {INTERVALS[study.statistics.interval]})"
+    columns.append((f"{metric.label or metric.name} {interval}", [_mean(row.value, study) for row in rows]))
     columns.append(("finished", [f"{row.statuses['finished']} of {sum(row.statuses.values())}" for row in rows]))
     if any(row.value.diverged for row in rows):
         columns.append(("diverged", [str(row.value.diverged) for row in rows]))
@@ -225,7 +226,11 @@ def shown(value: float, metric: Metric) -> str:
     return f"{100 * value:.2f} %" if metric.name.endswith("accuracy") else f"{value:.4g}"
 
 
-def _mean(summary: Summary, metric: Metric) -> str:
+def _mean(summary: Summary, study: Study) -> str:
+    metric = study.metric
+    if study.statistics.interval != "t" and not math.isnan(summary.low):  # not symmetric
+        low, high = (shown(end, metric).removesuffix(" %") for end in (summary.low, summary.high))
+        return f"{shown(summary.mean, metric)} ({low} to {high})"
     if math.isnan(summary.low):
         return shown(summary.mean, metric)
     return f"{shown(summary.mean, metric).removesuffix(' %')} ± {shown(summary.high - summary.mean, metric)}"
@@ -253,7 +258,7 @@ def _point(row: SummaryRow) -> str:
 
 def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[str]:
     groups = groups_of(study, rows)
-    winner = best(groups, study.metric.mode)
+    winner = best(groups, study.metric.mode, study.statistics.test)
     never = never_names(study, rows)
     if winner is None or len(groups) + len(never) < 2:
         return []
@@ -261,7 +266,7 @@ def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[st
     for names, words in (
         (
             winner.indistinguishable,
-            f"not distinguishable from it (Welch's t-test, Holm's correction, {winner.level:g})",
+            f"not distinguishable from it ({TESTS[study.statistics.test]}, Holm's correction, {winner.level:g})",
         ),
         (winner.untestable, "too few runs to tell from it"),
         (winner.constant, "not to be tested against it, since nothing scatters over seeds"),

@@ -46,6 +46,20 @@ def test_pairs_take_away_what_the_seed_does_to_both() -> None:
     assert fewer.difference == pytest.approx(float(numpy.mean(first[:5] - second[:5])))
 
 
+def test_pairs_are_made_by_seed() -> None:
+    by_seed = {"a": {0: 1.0, 1: 2.0, 2: 4.0, 3: NAN}, "b": {2: 4.5, 1: 3.0, 0: 1.2, 9: 7.0}, "c": {3: 1.0, 0: 2.0}}
+    pair, few, _ = compare_pairs(by_seed, test="paired")
+    assert pair.counts == (3, 3)
+    assert pair.difference == pytest.approx(-(0.2 + 1.0 + 0.5) / 3)
+    assert pair.p_value == pytest.approx(stats.ttest_1samp([-0.2, -1.0, -0.5], 0.0).pvalue)
+    assert few.reason == "not testable: 2 seeds that finished in both are needed, not 1"
+    winner = best(by_seed, "min", test="paired")
+    assert winner is not None
+    assert (winner.name, winner.untestable) == ("c", ("a", "b"))
+    (unpaired,) = compare_pairs({name: by_seed[name] for name in ("a", "b")})
+    assert unpaired.counts == (3, 4)
+
+
 def test_mann_whitney_counts_all_arrangements() -> None:
     x, y = [1.0, 2.0, 4.5], [3.0, 4.0, 6.0, 7.0]
     (comparison,) = compare_pairs({"x": x, "y": y}, test="mann_whitney")

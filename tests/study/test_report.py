@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from steepest.study.comparison import compare_pairs
 from steepest.study.definition import Axis
 from steepest.study.folder import load_stored
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
 from steepest.study.report_words import answer, protocol
 from steepest.study.results import load_results, results_of, write_result
+from steepest.study.statistics import summarize
 from steepest.study.tables import summary_table
 from tests.study.synthetic import TUNING, make_result, make_results, make_study, write_study
 
@@ -239,10 +241,9 @@ def test_the_protocol_tells_how_many_trials_an_extended_grid_had():
 
 
 def _muon_diverges(labels, point, seed):
-    accuracy = {"SGD": 0.95, "Adam": 0.92, "Muon": 0.99}[labels["optimizer"]] - abs(
-        math.log10(point["optimizer.lr"] / 0.1)
-    )
-    return accuracy + seed % 7 / 1e3, 50 if labels["optimizer"] == "Muon" else None
+    accuracy = {"SGD": 0.95, "Adam": 0.92, "Muon": 0.99}[labels["optimizer"]] + seed % 7 / 1e3
+    distance = abs(math.log10(point["optimizer.lr"] / 0.1))
+    return accuracy - distance, 50 if labels["optimizer"] == "Muon" else None
 
 
 def test_a_cell_whose_tuning_diverged_everywhere_is_named_and_has_missed_the_target(tmp_path):
@@ -262,7 +263,27 @@ def test_a_cell_whose_tuning_diverged_everywhere_is_named_and_has_missed_the_tar
             write_result(folder, replace(result, status="failed", error="no space"))
     page = text_of(write_report(folder).read_text(encoding="utf-8"))
     assert "Muon has no final trials" not in page
+    assert "better than" not in page.partition("Contents")[0]
     assert "Muon diverged everywhere" not in page
+
+
+def test_the_interval_and_the_test_that_a_study_asks_for_are_used_and_named(tmp_path):
+    folder = write_study(tmp_path, "statistics: {interval: bootstrap, test: paired}\nfigures: [{kind: bars}]\n")
+    study, results = load_stored(folder), load_results(folder)
+    rows = summary_table(study, results_of(study, results))
+    assert rows[0].value == summarize(list(rows[0].values.values()), "bootstrap")
+    assert rows[0].value != summarize(list(rows[0].values.values()))
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "bootstrap 95 % intervals, paired t-test for pairs with Holm's correction at the level 0.05" in page
+    assert "intervals are bootstrap, training s the mean time" in page
+    assert "Paired t-test; p-values" in page
+    assert "95 % interval (bootstrap)" in page
+    assert "Student" not in page
+    assert "Welch" not in page
+    table = comparisons(study, rows)
+    pair = compare_pairs({row.name: row.values for row in rows}, "paired")[0]
+    assert table is not None
+    assert table.rows[0][5] == ("< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}")
 
 
 def _by_task(labels, point, seed):

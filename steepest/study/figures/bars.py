@@ -67,7 +67,7 @@ def bars(
     figure, grid = lists([len(own) for own in values.values()], width, beside=beside)
     said = []
     for (axes,), (task, own) in zip(grid, values.items(), strict=True):
-        summaries = {cell: summarize(each) for cell, each in own.items()}
+        summaries = {cell: summarize(each, study.statistics.interval) for cell, each in own.items()}
         order = sorted(own, key=lambda cell, summaries=summaries: _rank(sign, summaries[cell]))
         colors = {cell: own_looks[panels[task][cell][0].labels[by]].color for cell in order}
         _draw(axes, metric, order, own, summaries, colors)
@@ -86,8 +86,8 @@ def bars(
         Drawing(
             title=f"{capital(at)} {name}",
             caption=f"{capital(at)} {name} of each cell, best first{each}: the large mark is the mean over the "
-            "finished seeds (the number at the right), the line its 95 % interval (t), small points are single seeds. "
-            "Cells in which seeds diverged or failed come last, with their number."
+            f"finished seeds (the number at the right), the line its 95 % interval ({study.statistics.interval}), small "
+            "points are single seeds. Cells in which seeds diverged or failed come last, with their number."
             + (f" No run finished on {nothing}." if nothing else ""),
             alternative=f"{capital(at)} {name}, best first: {' '.join(said)}",
             figure=figure,
