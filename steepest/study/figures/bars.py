@@ -86,8 +86,8 @@ def bars(
         Drawing(
             title=f"{capital(at)} {name}",
             caption=f"{capital(at)} {name} of each cell, best first{each}: the large mark is the mean over the "
-            f"finished seeds (the number at the right), the line its 95 % interval ({study.statistics.interval}), small "
-            "points are single seeds. Cells in which seeds diverged or failed come last, with their number."
+            f"finished seeds (the number at the right), the line its 95 % interval ({study.statistics.interval}), "
+            "small points are single seeds. Cells in which seeds diverged or failed come last, with their number."
             + (f" No run finished on {nothing}." if nothing else ""),
             alternative=f"{capital(at)} {name}, best first: {' '.join(said)}",
             figure=figure,
