@@ -13,6 +13,9 @@ from scipy import stats
 from steepest.study.statistics import is_constant, summarize
 
 Test = Literal["welch", "mann_whitney", "paired"]
+TESTS = {"welch": "Welch's t-test", "paired": "paired t-test", "mann_whitney": "Mann-Whitney test"}  # in sentences
+Group = Sequence[float] | Mapping[int, float]
+WITHOUT_SCATTER = "not testable: no scatter over seeds to weigh the difference by"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Comparison:
         low: Lower end of the difference's confidence interval; NaN if not testable.
         high: Its upper end.
         effect_size: Hedges' g: the difference in pooled standard deviations, corrected for small samples; NaN if not
-            testable, infinite where neither group scatters.
+            testable.
         p_value: Two-sided, of this pair alone; NaN if not testable.
         adjusted_p_value: By Holm's correction over all pairs that were tested.
         reason: Why the pair is not testable; None if it is.
@@ -53,7 +56,9 @@ class Winner:
         name: The group with the best mean among those where no run diverged (among all, if runs diverged in each).
         mean: Its mean.
         indistinguishable: Groups whose difference from it is not significant, best first.
-        untestable: Groups that could not be tested against it, best first; those without a finished run last.
+        untestable: Groups with too few finished runs to be tested against it, best first; those without any run last.
+        constant: Groups that no test can tell from it since neither scatters, best first.
+        diverged: Groups all of whose runs diverged.
         unreliable: Groups whose finished runs have a better mean, but in which others diverged.
         level: Adjusted p-value below which a difference is significant.
     """
@@ -62,13 +67,13 @@ class Winner:
     mean: float
     indistinguishable: tuple[str, ...]
     untestable: tuple[str, ...]
+    constant: tuple[str, ...]
+    diverged: tuple[str, ...]
     unreliable: tuple[str, ...]
     level: float
 
 
-def compare_pairs(
-    groups: Mapping[str, Sequence[float]], test: Test = "welch", confidence: float = 0.95
-) -> list[Comparison]:
+def compare_pairs(groups: Mapping[str, Group], test: Test = "welch", confidence: float = 0.95) -> list[Comparison]:
     """Compare every two groups; p-values are adjusted by Holm's method for the number of pairs tested.
 
     In a study the same seed means the same initialization and the same order of the data in every group, so that runs
@@ -78,11 +83,12 @@ def compare_pairs(
     epochs, and pairing then only halves the degrees of freedom. Decide before looking at the results.
 
     Args:
-        groups: Values by name, one for each run, not finite for a run that diverged, which is left out.
+        groups: Values by name, one for each run, not finite for a run that diverged, which is left out. As a mapping
+            by the seed of each run.
         test: "welch": t-test that lets groups scatter differently. "mann_whitney": its p-value is of ranks, free of
             assumptions on the distribution (with five runs each it is at best 0.008); the interval is Welch's.
-            "paired": t-test of the differences; groups are in the order of the same seeds, and a seed counts where
-            both runs finished.
+            "paired": t-test of the differences; a seed counts where both runs finished. Groups that are no mappings
+            are in the order of the same seeds.
         confidence: Coverage of the intervals, between 0 and 1; one pair's, not adjusted.
 
     Returns:
@@ -95,11 +101,12 @@ def compare_pairs(
         raise ValueError(f"test must be welch, mann_whitney or paired, not {test}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be above 0 and below 1, not {confidence}")
-    lengths = {name: len(values) for name, values in groups.items()}
+    lengths = {name: len(values) for name, values in groups.items() if not isinstance(values, Mapping)}
     if test == "paired" and len(set(lengths.values())) > 1:
         raise ValueError(f"paired groups must have one value for each of the same seeds, not {lengths}")
+    runs = {name: _by_seed(group) for name, group in groups.items()}
     comparisons = [
-        _compare(first, second, groups[first], groups[second], test, confidence)
+        _compare(first, second, runs[first], runs[second], test, confidence)
         for first, second in itertools.combinations(groups, 2)
     ]
     adjusted = iter(holm([each.p_value for each in comparisons if each.reason is None]))
@@ -130,7 +137,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def best(
-    groups: Mapping[str, Sequence[float]], mode: Literal["max", "min"], test: Test = "welch", level: float = 0.05
+    groups: Mapping[str, Group], mode: Literal["max", "min"], test: Test = "welch", level: float = 0.05
 ) -> Winner | None:
     """The best group, and those that the runs cannot tell from it.
 
@@ -150,7 +157,7 @@ def best(
         raise ValueError(f"mode must be max or min, not {mode}")
     if not 0 < level < 1:
         raise ValueError(f"level must be above 0 and below 1, not {level}")
-    summaries = {name: summarize(values) for name, values in groups.items()}
+    summaries = {name: summarize(list(_by_seed(group).values())) for name, group in groups.items()}
     sign = -1 if mode == "max" else 1
     ranked = sorted(
         (name for name, summary in summaries.items() if summary.count), key=lambda name: sign * summaries[name].mean
@@ -163,13 +170,18 @@ def best(
         for each in compare_pairs(groups, test)
         if name in (each.first, each.second)
     }
+    diverged = tuple(other for other, own in summaries.items() if own.diverged and not own.count)
     others = [other for other in ranked if other != name]
-    others += [other for other in groups if not summaries[other].count]
+    others += [other for other, own in summaries.items() if not own.count and not own.diverged]
+    untested = [other for other in others if against[other].reason]
+    constant = tuple(other for other in untested if min(against[other].counts) > 1)
     return Winner(
         name,
         summaries[name].mean,
         tuple(other for other in others if against[other].adjusted_p_value >= level),
-        tuple(other for other in others if against[other].reason),
+        tuple(other for other in untested if other not in constant),
+        constant,
+        diverged,
         tuple(other for other in ranked[: ranked.index(name)] if summaries[other].diverged),
         level,
     )
@@ -194,21 +206,25 @@ def hedges_g(first: Sequence[float] | numpy.ndarray, second: Sequence[float] | n
 
 
 def _compare(
-    first: str, second: str, a: Sequence[float], b: Sequence[float], test: Test, confidence: float
+    first: str, second: str, a: Mapping[int, float], b: Mapping[int, float], test: Test, confidence: float
 ) -> Comparison:
+    finished = [{seed: value for seed, value in own.items() if math.isfinite(value)} for own in (a, b)]
     if test == "paired":
-        pairs = [(x, y) for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
-        a, b = [x for x, _ in pairs], [y for _, y in pairs]
-    x, y = (numpy.array([value for value in side if math.isfinite(value)], dtype=numpy.float64) for side in (a, b))
+        common = [seed for seed in finished[0] if seed in finished[1]]
+        finished = [{seed: own[seed] for seed in common} for own in finished]
+    x, y = (numpy.array(list(own.values()), dtype=numpy.float64) for own in finished)
     counts = (len(x), len(y))
     difference = float(x.mean() - y.mean()) if min(counts) > 0 else math.nan
     if min(counts) < 2:
         reason, none = _too_few(first, second, counts, test), math.nan
         return Comparison(first, second, counts, difference, none, none, none, none, none, reason)
-    effect = hedges_g(x, y)
     if _without_scatter(x, y, test):
-        p_value = float(is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))))
-        return Comparison(first, second, counts, difference, difference, difference, effect, p_value, math.nan)
+        if is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))):
+            return Comparison(first, second, counts, difference, difference, difference, 0.0, 1.0, math.nan)
+        # Few runs of a coarse metric tie by chance, so that this is no certainty; how probable a tie is, nobody knows.
+        none = math.nan
+        return Comparison(first, second, counts, difference, none, none, none, none, none, WITHOUT_SCATTER)
+    effect = hedges_g(x, y)
     with warnings.catch_warnings():
         # Of groups that hardly scatter: the difference between runs is near rounding, and so is the p-value's error.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -219,15 +235,19 @@ def _compare(
     return Comparison(first, second, counts, difference, low, high, effect, float(p_value), math.nan)
 
 
+def _by_seed(group: Group) -> Mapping[int, float]:
+    return group if isinstance(group, Mapping) else dict(enumerate(group))
+
+
 def _too_few(first: str, second: str, counts: tuple[int, int], test: Test) -> str:
     if test == "paired":
-        return f"not testable: {counts[0]} seeds that finished in both, 2 are needed"
+        return f"not testable: 2 seeds that finished in both are needed, not {counts[0]}"
     named = [f"{name} has {count}" for name, count in zip((first, second), counts, strict=True) if count < 2]
     return f"not testable: 2 finished runs each are needed, {' and '.join(named)}"
 
 
 def _without_scatter(x: numpy.ndarray, y: numpy.ndarray, test: Test) -> bool:
-    """Whether chance plays no part, so that any difference is certain: no t-test exists there."""
+    """Whether nothing scatters, so that there is no measure for the difference: no t-test exists there."""
     if test == "paired":
         return is_constant(x - y, size=float(numpy.max(numpy.abs([x, y]))))
     return is_constant(x) and is_constant(y)

@@ -96,6 +96,19 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """How seeds are summed up.
+
+    Attributes:
+        interval: Of means, see `steepest.study.statistics.summarize`.
+        test: Of pairs, see `steepest.study.comparison.compare_pairs`.
+    """
+
+    interval: Literal["t", "bootstrap"] = "t"
+    test: Literal["welch", "paired", "mann_whitney"] = "welch"
+
+
+@dataclass(frozen=True)
 class Study:
     """A question and the runs that answer it.
 
@@ -116,6 +129,7 @@ class Study:
         figures: Figures of the report: `kind`, and options of that kind.
         seconds: Rough time of one trial, for the estimate of a plan, or None.
         path: The file it was read from.
+        statistics: Interval and test.
     """
 
     name: str
@@ -134,3 +148,4 @@ class Study:
     figures: tuple[Options, ...]
     seconds: float | None
     path: Path
+    statistics: Statistics = Statistics()

@@ -55,6 +55,7 @@ def _plain(study: Study) -> dict[str, Any]:
         "workloads": list(study.workloads),
         "seeds": list(study.seeds),
         "metric": dict(study.metric.__dict__),
+        "statistics": dict(study.statistics.__dict__),
         "bound": study.bound,
         "figures": [dict(figure) for figure in study.figures],
         "seconds": study.seconds,

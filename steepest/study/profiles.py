@@ -99,7 +99,11 @@ def speed_ups(
 
 
 def workload_times(
-    results: Sequence[TrialResult], metric: Metric, by: str, clock: Literal["step", "seconds"] = "step"
+    results: Sequence[TrialResult],
+    metric: Metric,
+    by: str,
+    clock: Literal["step", "seconds"] = "step",
+    never: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, list[float]]:
     """Times to the target in the form of `performance_profiles`.
 
@@ -112,9 +116,10 @@ def workload_times(
         metric: With a target.
         by: Name of the axis whose labels are compared.
         clock: Optimizer steps or training seconds.
+        never: Labels of cells that have no final trials because their tuning diverged wherever it looked: misses.
 
     Returns:
-        By label, in the order of `results`.
+        By label, in the order of `results`, then of `never`.
 
     Raises:
         ValueError: if the metric has no target, or there is no such axis, clock or training time.
@@ -129,6 +134,10 @@ def workload_times(
             workload = tuple(label for axis, label in result.labels.items() if axis != by)
             seeds = times.setdefault(result.labels[by], {}).setdefault(workload, {})
             seeds[result.seed] = getattr(crossing(result, metric), clock)
+    seeds_of_all = {seed for own in times.values() for seeds in own.values() for seed in seeds}
+    for labels in never:
+        workload = tuple(label for axis, label in labels.items() if axis != by)
+        times.setdefault(labels[by], {}).setdefault(workload, dict.fromkeys(seeds_of_all, math.inf))
     single = len({workload for own in times.values() for workload in own}) == 1
     instances: dict[str, dict[Any, float]] = {}
     for label, own in times.items():

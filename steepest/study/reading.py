@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from steepest.parsing import check_config_file
 from steepest.study.axes import read_axes
 from steepest.study.checks import check_keys, meant, read_number, read_seeds
-from steepest.study.definition import Axis, Metric, Study
+from steepest.study.definition import Axis, Metric, Statistics, Study
 from steepest.study.spaces import check_disjoint, read_tuning
 from steepest.study.yaml_files import read_yaml
 
@@ -22,13 +22,14 @@ _KEYS = (
     "seeds",
     "tuning",
     "metric",
+    "statistics",
     "bound",
     "figures",
     "seconds",
 )
 _METRIC_KEYS = ("name", "mode", "at", "target", "label")
 # Where a scale adds to what stands above it; everything else it replaces.
-_MERGED = ("options", "callbacks", "metric", "axes", "tuning")
+_MERGED = ("options", "callbacks", "metric", "statistics", "axes", "tuning")
 BOUND = 1e6  # a loss that only runs away reaches it; losses of ordinary tasks do not
 STORED_SCALE = "scale"  # key of the copy in a study's folder
 
@@ -110,6 +111,7 @@ def _study(content: dict[str, Any], path: Path, scale: str) -> Study:
         if content.get("seconds") is None
         else read_number(content["seconds"], f"{where}: seconds", above=0.0),
         path=path,
+        statistics=_statistics(content.get("statistics"), where),
     )
 
 
@@ -157,6 +159,18 @@ def _metric(value: Any, where: str) -> Metric:
     if target is not None:
         target = read_number(target, f"{where}: metric.target")
     return Metric(content["name"], mode, at, target, str(content.get("label") or content["name"]))
+
+
+def _statistics(value: Any, where: str) -> Statistics:
+    content = {} if value is None else value
+    allowed = {name: get_args(hint) for name, hint in get_type_hints(Statistics).items()}
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: statistics must be a mapping such as {{interval: t, test: welch}}, got {value!r}")
+    check_keys(content, tuple(allowed), f"{where}: statistics")
+    for name, given in content.items():
+        if given not in allowed[name]:
+            raise ValueError(f"{where}: statistics.{name} must be one of {', '.join(allowed[name])}, got {given!r}")
+    return Statistics(**content)
 
 
 def _figures(value: Any, where: str) -> tuple[dict[str, Any], ...]:

@@ -74,7 +74,7 @@ def content_of(folder: Path, study: Study, results: Sequence[TrialResult]) -> di
         "reference": study.reference,
         "answer": report_words.answer(study, rows, complete=len(results) >= total),
         "progress": report_words.progress(results, total),
-        "protocol": report_words.protocol(study),
+        "protocol": report_words.protocol(study, results),
         "summary": report_tables.summary(study, rows),
         "comparisons": report_tables.comparisons(study, rows),
         "speeds": report_measures.speeds(study, results),

@@ -14,6 +14,7 @@ from steepest.study.profiles import performance_profiles, speed_ups, workload_ti
 from steepest.study.report_tables import ReportTable, value_of
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, envelope, sensitivity
+from steepest.study.tables import never_finished
 
 
 def sensitivities(study: Study, results: Sequence[TrialResult]) -> list[ReportTable]:
@@ -115,7 +116,7 @@ def _first(value: float | None) -> str:
 
 def _times(study: Study, results: Sequence[TrialResult], by: str, clock: Any) -> dict[str, list[float]] | None:
     final = [result for result in results if result.stage == "final"]
-    times = workload_times(final, study.metric, by, clock) if final else {}
+    times = workload_times(final, study.metric, by, clock, never_finished(study, results)) if final else {}
     every = [time for own in times.values() for time in own]
     usable = len(times) > 1 and every and not any(math.isnan(time) for time in every)
     return times if usable else None

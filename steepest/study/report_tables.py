@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from steepest.study.axes import label_of
-from steepest.study.comparison import Comparison, best, compare_pairs
+from steepest.study.comparison import TESTS, Comparison, best, compare_pairs
 from steepest.study.definition import Study
-from steepest.study.figures.words import is_share, number, value_text
+from steepest.study.figures.words import capital, is_share, number, value_text
 from steepest.study.names import axis_label, cell_name
 from steepest.study.plan import describe
 from steepest.study.report_words import winning_row
 from steepest.study.results import TrialResult
-from steepest.study.tables import SummaryRow, by_workload, groups_of
+from steepest.study.statistics import INTERVALS
+from steepest.study.tables import NEVER, SummaryRow, by_workload, groups_of
 from steepest.study.targets import TimeToTarget
 from steepest.study.tuning import choose
 
@@ -45,7 +46,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     """A row for each cell: metric, interval, what did not finish, time to target, tuned values."""
     metric = study.metric
     axes = tuple(axis.name.replace("_", " ") for axis in study.axes)
-    tuned = any(row.point for row in rows)
+    tuned = any(row.point or row.never for row in rows)
     columns = (*axes, *(("tuned",) if tuned else ()), "mean", "sd", "n", "95 % interval", "diverged", "failed")
     columns += ("steps to target", "seconds to target") if metric.target is not None else ()
     columns += ("training s",)
@@ -54,7 +55,7 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
     for row in rows:
         value = row.value
         interval = "–" if math.isnan(value.low) else f"{value_of(study, value.low)} to {value_of(study, value.high)}"
-        words = [*row.labels.values(), *([_point(row.point, row.on_edge)] if tuned else [])]
+        words = [*row.labels.values(), *([NEVER if row.never else _point(row.point, row.on_edge)] if tuned else [])]
         words += [value_of(study, value.mean), _deviation(study, value.standard_deviation), str(value.count), interval]
         words += [str(row.statuses["diverged"]), str(row.statuses["failed"])]
         if row.target is not None:
@@ -69,7 +70,8 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
         numbers=frozenset(range(first, len(columns))),
         marked=frozenset(place for place, row in enumerate(rows) if any(row is winner for winner in winners)),
         note=f"The best cell {'of each workload ' if study.workloads else ''}is marked. sd is the standard deviation "
-        "over seeds, n the number of finished seeds, training s the mean time of a finished run inside training steps."
+        f"over seeds, n the number of finished seeds, intervals are {INTERVALS[study.statistics.interval]}, training s "
+        "the mean time of a finished run inside training steps."
         + (
             " Times to target are medians over the seeds that finished or diverged."
             if metric.target is not None
@@ -81,15 +83,15 @@ def summary(study: Study, rows: Sequence[SummaryRow]) -> ReportTable:
 def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
     """The difference of every two cells of a workload, or of each from the best if there are many.
 
-    None if there is no pair of cells with two finished runs each.
+    None if there is no pair of cells that can be tested.
     """
     texts, total, left_out = [], 0, 0
     for workload, own in by_workload(study, rows).items():
         groups = groups_of(study, own)
-        winner = best(groups, study.metric.mode)
+        winner = best(groups, study.metric.mode, study.statistics.test)
         if winner is None:
             continue
-        pairs = compare_pairs(groups)
+        pairs = compare_pairs(groups, study.statistics.test)
         total += sum(pair.reason is None for pair in pairs)
         kept = pairs if len(pairs) <= MOST_PAIRS else [p for p in pairs if winner.name in (p.first, p.second)]
         left_out += len(pairs) - len(kept)
@@ -97,6 +99,7 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
         texts += [(*where, *_comparison(study, pair, winner.level)) for pair in kept]
     if not total:
         return None
+    of_differences = "those of the paired t-test" if study.statistics.test == "paired" else "Welch's"
     only = " Only pairs with the best cell are shown." if left_out else ""
     unit = " (points)" if is_share(study.metric.name) else ""
     columns = ("first", "second", f"difference{unit}", "95 % interval", "Hedges' g", "p", "p, adjusted", "")
@@ -106,8 +109,8 @@ def comparisons(study: Study, rows: Sequence[SummaryRow]) -> ReportTable | None:
         columns=(*(("workload",) if study.workloads else ()), *columns),
         rows=tuple(texts),
         numbers=frozenset(range(2 + first, 7 + first)),
-        note="Welch's t-test; p-values are adjusted by Holm's method for the number of pairs tested on a workload "
-        f"({total:,} in all), intervals are of one pair each.{only}",
+        note=f"{capital(TESTS[study.statistics.test])}; p-values are adjusted by Holm's method for the number of "
+        f"pairs tested on a workload ({total:,} in all), intervals are {of_differences} and of one pair each.{only}",
     )
 
 
@@ -122,7 +125,7 @@ def _comparison(study: Study, pair: Comparison, level: float) -> tuple[str, ...]
             "–",
             "–",
             "–",
-            "not testable: 2 finished runs each are needed",
+            pair.reason.partition(",")[0],
         )
     verdict = "different" if pair.adjusted_p_value < level else "not distinguishable"
     interval = f"{_difference(study, pair.low)} to {_difference(study, pair.high)}"

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy
 from scipy import stats
 
+INTERVALS = {"t": "Student's", "bootstrap": "bootstrap"}  # names in sentences
+
 
 @dataclass(frozen=True)
 class Summary:

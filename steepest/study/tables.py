@@ -15,17 +15,18 @@ from rich.text import Text
 
 from diagnostics.artifacts import save_json, write_atomically
 from steepest.study.axes import label_of
-from steepest.study.comparison import best
+from steepest.study.comparison import TESTS, best
 from steepest.study.definition import Metric, Study
 from steepest.study.histories import history_records
 from steepest.study.names import cell_name
-from steepest.study.plan import cells
+from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.rows import arrow_table, result_rows, tuning_rows
-from steepest.study.statistics import Summary, summarize
+from steepest.study.statistics import INTERVALS, Summary, summarize
 from steepest.study.targets import TimeToTarget, time_to_target
 from steepest.study.tuning import choose
 
+NEVER = "diverged everywhere"  # in the place of tuned values
 STATUSES = ("finished", "diverged", "failed")
 MOST_NAMES = 8  # of cells in a line of the terminal; the report has them all
 
@@ -44,6 +45,7 @@ class SummaryRow:
         target: Time to the target; None without a target.
         train_seconds: Mean training time of the trials that finished, in seconds; NaN if none did.
         statuses: Number of trials by status: finished, diverged, failed.
+        never: Whether there are no final trials, since runs diverged at every point of the tuning.
     """
 
     labels: Mapping[str, str]
@@ -54,6 +56,7 @@ class SummaryRow:
     target: TimeToTarget | None
     train_seconds: float
     statuses: Mapping[str, int]
+    never: bool = False
 
     @property
     def name(self) -> str:
@@ -103,14 +106,36 @@ def reported(study: Study, results: Sequence[TrialResult]) -> list[TrialResult]:
     ]
 
 
+def never_finished(study: Study, results: Sequence[TrialResult]) -> list[dict[str, str]]:
+    """Labels of the cells that have no final trials since runs diverged at every point of their tuning.
+
+    A cell in whose tuning a trial failed is not among them, since an error says nothing of the optimizer, nor is one
+    whose tuning trials are not all there yet.
+
+    Args:
+        study: The study.
+        results: Its trials of all stages.
+    """
+    without = {cell for cell, choice in choose(study, results).items() if choice.point is None}
+    trials = tuning_trials(study) if without else []
+    found = []
+    for labels in cells(study):
+        cell = tuple(labels.values())
+        ends = [result.status for result in results if result.stage == "tuning" and result.cell == cell]
+        if cell in without and "failed" not in ends and len(ends) >= sum(trial.cell == cell for trial in trials) > 0:
+            found.append(labels)
+    return found
+
+
 def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryRow]:
     """A row for each cell of a study, in the order of its axes, also for those without a trial so far.
 
     Args:
         study: The study.
-        results: Its trials of all stages (`steepest.study.results.results_of`).
+        results: Its trials of all stages (`steepest.study.belonging.results_of`).
     """
     choices, final = choose(study, results), reported(study, results)
+    never = never_finished(study, results)
     rows = []
     for labels in cells(study):
         cell = tuple(labels.values())
@@ -125,10 +150,11 @@ def summary_table(study: Study, results: Sequence[TrialResult]) -> list[SummaryR
                 point=point if point is not None else own[0].point if own else {},
                 on_edge=choice.on_edge if choice is not None else (),
                 values=values,
-                value=summarize(list(values.values())),
+                value=summarize(list(values.values()), study.statistics.interval),
                 target=time_to_target(own, study.metric) if study.metric.target is not None else None,
                 train_seconds=float(numpy.mean(seconds)) if seconds else math.nan,
                 statuses={status: sum(result.status == status for result in own) for status in STATUSES},
+                never=labels in never and not own,
             )
         )
     return rows
@@ -149,9 +175,14 @@ def row_name(study: Study, row: SummaryRow) -> str:
     return cell_name(study, names, [row.labels[name] for name in names])
 
 
-def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, list[float]]:
-    """The metric's values by the name of the cell; cells without a trial are left out."""
-    return {row_name(study, row): list(row.values.values()) for row in rows if row.values}
+def groups_of(study: Study, rows: Sequence[SummaryRow]) -> dict[str, Mapping[int, float]]:
+    """The metric's values by seed, by the name of the cell; cells without a trial are left out."""
+    return {row_name(study, row): row.values for row in rows if row.values}
+
+
+def never_names(study: Study, rows: Sequence[SummaryRow]) -> tuple[str, ...]:
+    """Names of the cells without final trials since their tuning diverged everywhere."""
+    return tuple(row_name(study, row) for row in rows if row.never)
 
 
 def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) -> None:
@@ -164,10 +195,11 @@ def print_summary(console: Console, study: Study, rows: Sequence[SummaryRow]) ->
     """
     metric = study.metric
     columns = [(axis.name.replace("_", " "), [row.labels[axis.name] for row in rows]) for axis in study.axes]
-    if any(row.point for row in rows):
+    if any(row.point or row.never for row in rows):
         columns.append(("tuned", [_point(row) for row in rows]))
     texts = len(columns)
-    columns.append((f"{metric.label or metric.name} ± 95 %", [_mean(row.value, metric) for row in rows]))
+    interval = "± 95 %" if study.statistics.interval == "t" else f"(95 %, {INTERVALS[study.statistics.interval]})"
+    columns.append((f"{metric.label or metric.name} {interval}", [_mean(row.value, study) for row in rows]))
     columns.append(("finished", [f"{row.statuses['finished']} of {sum(row.statuses.values())}" for row in rows]))
     if any(row.value.diverged for row in rows):
         columns.append(("diverged", [str(row.value.diverged) for row in rows]))
@@ -194,7 +226,11 @@ def shown(value: float, metric: Metric) -> str:
     return f"{100 * value:.2f} %" if metric.name.endswith("accuracy") else f"{value:.4g}"
 
 
-def _mean(summary: Summary, metric: Metric) -> str:
+def _mean(summary: Summary, study: Study) -> str:
+    metric = study.metric
+    if study.statistics.interval != "t" and not math.isnan(summary.low):  # not symmetric
+        low, high = (shown(end, metric).removesuffix(" %") for end in (summary.low, summary.high))
+        return f"{shown(summary.mean, metric)} ({low} to {high})"
     if math.isnan(summary.low):
         return shown(summary.mean, metric)
     return f"{shown(summary.mean, metric).removesuffix(' %')} ± {shown(summary.high - summary.mean, metric)}"
@@ -212,6 +248,8 @@ def _steps(target: TimeToTarget | None) -> str:
 
 
 def _point(row: SummaryRow) -> str:
+    if row.never:
+        return NEVER
     return ", ".join(
         f"{key.rpartition('.')[2]} {label_of(value)}{'*' if key in row.on_edge else ''}"
         for key, value in row.point.items()
@@ -220,16 +258,20 @@ def _point(row: SummaryRow) -> str:
 
 def _remarks(study: Study, workload: str, rows: Sequence[SummaryRow]) -> list[str]:
     groups = groups_of(study, rows)
-    winner = best(groups, study.metric.mode)
-    if winner is None or len(groups) < 2:
+    winner = best(groups, study.metric.mode, study.statistics.test)
+    never = never_names(study, rows)
+    if winner is None or len(groups) + len(never) < 2:
         return []
     lines = [f"{f'{workload}: ' if workload else ''}best: {winner.name} ({shown(winner.mean, study.metric)})"]
     for names, words in (
         (
             winner.indistinguishable,
-            f"not distinguishable from it (Welch's t-test, Holm's correction, {winner.level:g})",
+            f"not distinguishable from it ({TESTS[study.statistics.test]}, Holm's correction, {winner.level:g})",
         ),
         (winner.untestable, "too few runs to tell from it"),
+        (winner.constant, "not to be tested against it, since nothing scatters over seeds"),
+        (winner.diverged, "diverged, none finished"),
+        (never, "no final trials, since tuning diverged everywhere"),
         (winner.unreliable, "better where it finished, but it diverged too"),
     ):
         more = f"; and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""

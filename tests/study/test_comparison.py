@@ -46,6 +46,20 @@ def test_pairs_take_away_what_the_seed_does_to_both() -> None:
     assert fewer.difference == pytest.approx(float(numpy.mean(first[:5] - second[:5])))
 
 
+def test_pairs_are_made_by_seed() -> None:
+    by_seed = {"a": {0: 1.0, 1: 2.0, 2: 4.0, 3: NAN}, "b": {2: 4.5, 1: 3.0, 0: 1.2, 9: 7.0}, "c": {3: 1.0, 0: 2.0}}
+    pair, few, _ = compare_pairs(by_seed, test="paired")
+    assert pair.counts == (3, 3)
+    assert pair.difference == pytest.approx(-(0.2 + 1.0 + 0.5) / 3)
+    assert pair.p_value == pytest.approx(stats.ttest_1samp([-0.2, -1.0, -0.5], 0.0).pvalue)
+    assert few.reason == "not testable: 2 seeds that finished in both are needed, not 1"
+    winner = best(by_seed, "min", test="paired")
+    assert winner is not None
+    assert (winner.name, winner.untestable) == ("c", ("a", "b"))
+    (unpaired,) = compare_pairs({name: by_seed[name] for name in ("a", "b")})
+    assert unpaired.counts == (3, 4)
+
+
 def test_mann_whitney_counts_all_arrangements() -> None:
     x, y = [1.0, 2.0, 4.5], [3.0, 4.0, 6.0, 7.0]
     (comparison,) = compare_pairs({"x": x, "y": y}, test="mann_whitney")
@@ -107,17 +121,30 @@ def test_all_pairs_are_corrected_together_and_those_not_testable_left_out() -> N
 def test_runs_that_do_not_scatter(test) -> None:
     groups = {"x": [0.3, 0.1 + 0.2], "same": [0.3, 0.3], "other": [0.5, 0.5]}
     equal, different, _ = compare_pairs(groups, test=test)
-    assert (equal.p_value, equal.effect_size) == (1.0, 0.0)
-    assert (different.p_value, different.effect_size) == (0.0, -math.inf)
-    assert (different.low, different.high) == pytest.approx((-0.2, -0.2))
+    assert (equal.p_value, equal.adjusted_p_value, equal.effect_size, equal.reason) == (1.0, 1.0, 0.0, None)
+    # Two seeds that tie by chance, as accuracies on few images do, make no difference certain.
+    assert different.difference == pytest.approx(-0.2)
+    assert different.reason == "not testable: no scatter over seeds to weigh the difference by"
+    assert math.isnan(different.p_value)
+    assert math.isnan(different.adjusted_p_value)
+    winner = best(groups, "max", test)
+    assert winner is not None
+    assert (winner.name, winner.constant, winner.untestable, winner.indistinguishable) == (
+        "other",
+        ("x", "same"),
+        (),
+        (),
+    )
+    winner = best(groups, "min", test)
+    assert winner is not None
+    assert (winner.constant, {winner.name, *winner.indistinguishable}) == (("other",), {"x", "same"})
 
 
 def test_pairs_that_always_differ_alike() -> None:
     same, shifted, _ = compare_pairs({"x": A, "same": A, "shifted": [value + 0.5 for value in A]}, test="paired")
     assert (same.p_value, same.difference) == (1.0, 0.0)
-    assert shifted.p_value == 0.0
-    assert (shifted.low, shifted.high) == pytest.approx((-0.5, -0.5))
-    assert math.isfinite(shifted.effect_size)
+    assert shifted.difference == pytest.approx(-0.5)
+    assert shifted.reason == "not testable: no scatter over seeds to weigh the difference by"
 
 
 GROUPS = st.lists(st.lists(st.floats(-1e3, 1e3) | st.just(NAN), min_size=5, max_size=5), min_size=2, max_size=4)
@@ -146,12 +173,13 @@ def test_the_winner_and_those_like_it() -> None:
     assert winner is not None
     assert (winner.name, winner.mean) == ("b", pytest.approx(0.946))
     assert winner.indistinguishable == ("c",)
-    assert winner.untestable == ("one", "none")
+    assert winner.untestable == ("one",)
+    assert winner.diverged == ("none",)
     assert winner.unreliable == ("lucky",)
     losing = best(groups, "min")
     assert losing is not None
     assert losing.name == "one"
-    assert set(losing.untestable) == set(groups) - {"one"}
+    assert set(losing.untestable) == set(groups) - {"one", "none"}
     # Where runs diverged in every group, the best of those that finished.
     survivor = best({"x": [1.0, 2.0, NAN], "y": [3.0, 4.0, NAN]}, "max")
     assert survivor is not None

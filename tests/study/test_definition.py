@@ -195,7 +195,10 @@ def test_metric_of_a_result(tmp_path):
 
 @pytest.mark.parametrize("tuning", [CONTENT["tuning"], None, {"method": "quasi_random", "trials": 4, "space": {}}])
 def test_a_stored_study_has_the_same_trials(tmp_path, tuning):
-    study = study_of(tmp_path, tuning=tuning, workloads=["width"])
+    study = study_of(
+        tmp_path, tuning=tuning, workloads=["width"], statistics={"interval": "bootstrap", "test": "paired"}
+    )
+    assert (study.statistics.interval, study.statistics.test) == ("bootstrap", "paired")
     store_study(tmp_path / "studies" / "which" / "smoke", study)
     (tmp_path / "base.yaml").unlink()
     stored = load_stored(tmp_path / "studies" / "which" / "smoke")
@@ -239,6 +242,10 @@ def test_a_stored_study_has_the_same_trials(tmp_path, tuning):
         ({"seeds": [100], "scales": {}}, "seeds 100 are in both seeds and tuning.seeds"),
         ({"metric": {"name": "val/accuracy", "mode": "up"}}, "metric.mode must be max or min"),
         ({"metric": {"name": "val/accuracy", "target": "high"}}, "metric.target must be a number"),
+        ({"statistics": "t"}, r"statistics must be a mapping such as \{interval: t, test: welch\}, got 't'"),
+        ({"statistics": {"interval": "z"}}, "statistics.interval must be one of t, bootstrap, got 'z'"),
+        ({"statistics": {"test": ["welch"]}}, r"statistics.test must be one of welch, paired, mann_whitney, got \['w"),
+        ({"statistics": {"tests": "welch"}}, r"statistics: unknown key 'tests' \(did you mean 'test'\?\)"),
         ({"bound": -1}, "bound must be a number above 0"),
         ({"base": ["nowhere.yaml"]}, "base: there is no file"),
         ({"figures": ["bars"]}, "figures must list mappings with a kind"),

@@ -161,6 +161,35 @@ def test_bars_are_sorted_with_diverged_cells_last():
     assert axes.texts[0].get_text() == f"{100 * means[0]:.2f} %"
 
 
+def test_workloads_have_a_panel_each_and_are_ranked_within():
+    tasks = Axis("task", {"easy": {}, "hard": {}})
+    study = make_study([tasks, OPTIMIZERS], seeds=3, workloads=("task",))
+    ends = {"easy": {"SGD": 0.99, "Adam": 0.95, "Muon": 0.97}, "hard": {"SGD": 0.6, "Adam": 0.92, "Muon": 0.5}}
+    results = make_results(
+        study, lambda labels, point, seed: (ends[labels["task"]][labels["optimizer"]] + seed / 1e3, None)
+    )
+    drawing = one(study, results, kind="bars")
+    assert [axes.get_title("left") for axes in drawing.figure.axes] == ["easy", "hard"]
+    assert [labels_of(axes) for axes in drawing.figure.axes] == [["SGD", "Muon", "Adam"], ["Adam", "SGD", "Muon"]]
+    colors = [[mark.get_color() for mark in lines(axes, "D")] for axes in drawing.figure.axes]
+    sgd, adam, muon = (look.color for look in looks(OPTIMIZERS).values())
+    assert colors == [[sgd, muon, adam], [adam, sgd, muon]]
+    assert "easy: SGD 99.10 %; Muon" in drawing.alternative
+    drawing = one(study, results, kind="targets")
+    left = drawing.figure.axes[::2]
+    assert [axes.get_title("left") for axes in left] == ["easy", "hard"]
+    assert labels_of(left[0]) == ["SGD", "Muon", "Adam"]
+    assert labels_of(left[1]) == ["Adam", "SGD (3 of 3 missed)", "Muon (3 of 3 missed)"]
+    # A workload in which nothing finished has no panel; too many are refused.
+    easy = [replace(each, status="failed", final={}) if each.labels["task"] == "hard" else each for each in results]
+    drawing = one(study, easy, kind="bars")
+    assert len(drawing.figure.axes) == 1
+    assert "No run finished on hard." in drawing.caption
+    many = make_study([Axis("task", {f"task {k}": {} for k in range(13)}), OPTIMIZERS], seeds=1, workloads=("task",))
+    with pytest.raises(NothingToDraw, match="13 panels, one for each workload"):
+        draw(many, make_results(many, lambda *_: (0.95, None)), NOWHERE, {"kind": "bars"})
+
+
 @pytest.mark.parametrize(("tuned", "axes"), [(True, [OPTIMIZERS]), (False, [OPTIMIZERS, RATES])])
 def test_sensitivity_marks_the_best_and_the_diverged(tuned, axes):
     study = make_study(axes, tuned=tuned)
@@ -222,8 +251,32 @@ def test_transfer_tells_optimum_value_and_spread():
     assert optima[0] == pytest.approx([0.1, 0.05, 0.025], rel=1e-6)
     middle = accuracies.lines[2].get_ydata()
     assert spreads.patches[2].get_height() == pytest.approx(numpy.std(middle, ddof=1))
-    assert "Muon +0.0 octaves" in drawing.alternative
-    assert "SGD -2.0 octaves" in drawing.alternative
+    for text in (drawing.caption, drawing.alternative):
+        assert "Best learning rate at width 1, 2 and 4, and its shift from the first to the last: SGD 0.1" in text
+        assert "SGD 0.1, 0.05 and 0.025 (−2.0 octaves); Adam 0.1, 0.05 and 0.025 (−2.0 octaves); Muon" in text
+        assert text.endswith("Muon 0.1, 0.1 and 0.1 (+0.0 octaves).")
+
+
+@pytest.mark.parametrize(
+    ("best", "words"),
+    [
+        ((0.01, 0.1, 1.0), "0.01, 0.1 and 1 at the edge (at least +6.6 octaves)."),
+        ((0.001, 0.01, 0.01), "0.001 at the edge, 0.01 and 0.01 (at least +3.3 octaves)."),
+        ((0.1, 0.01, 0.001), "0.1, 0.01 and 0.001 at the edge (at most −6.6 octaves)."),
+        ((1.0, 0.1, 0.1), "1 at the edge, 0.1 and 0.1 (at most −3.3 octaves)."),
+        ((1.0, 0.1, 1.0), "1 at the edge, 0.1 and 1 at the edge (shift not known)."),
+        ((0.001, 0.1, 1.0), "0.001 at the edge, 0.1 and 1 at the edge (at least +10.0 octaves)."),
+        ((0.01, 1.0, 0.01), "0.01, 1 at the edge and 0.01 (+0.0 octaves)."),
+    ],
+)
+def test_transfer_from_or_to_an_edge_is_a_bound(best, words):
+    study = make_study([WIDTHS, RATES], seeds=1)
+    at = dict(zip(WIDTHS.alternatives, best, strict=True))
+
+    def truth(labels, point, seed):
+        return 0.9 - 0.02 * math.log10(float(labels["learning_rate"]) / at[labels["width"]]) ** 2, None
+
+    assert one(study, make_results(study, truth), kind="transfer").caption.endswith(words)
 
 
 def test_targets_are_medians_and_misses_are_told():
@@ -341,6 +394,18 @@ def test_nothing_to_draw_is_told(kind):
         ({"kind": "curves", "by": "width"}, "there is no axis 'width'; axes: optimizer"),
         ({"kind": "sensitivity", "axis": "optimizer"}, "there is no axis or tuned option 'optimizer' with numbers"),
         ({"kind": "bars", "only": {"optimizer": "Adan"}}, "`only` of a figure names 'Adan', which is none of SGD"),
+        ({"kind": "curves", "x": "tim"}, "x of a figure of curves must be step or time, got 'tim'"),
+        ({"kind": "panels", "metrics": "val/loss"}, "metrics of a figure of panels must be a list of names, got 'val/"),
+        ({"kind": "profile", "clock": "days"}, "clock of a figure of profile must be step or seconds, got 'days'"),
+        ({"kind": "layers", "when": "end"}, "when of a figure of layers must be run, first or last, got 'end'"),
+        ({"kind": "bars", "mode": "most"}, "mode of a figure of bars must be max or min, got 'most'"),
+        ({"kind": "curves", "log": "yes"}, "log of a figure of curves must be true or false, got 'yes'"),
+        ({"kind": "bars", "metric": ["val/loss"]}, "metric of a figure of bars must be a name, got ['val/loss']"),
+        (
+            {"kind": "trajectories", "animate": None},
+            "animate of a figure of trajectories must be true or false, got None",
+        ),
+        ({"kind": "gallery", "file": "a.svg"}, "file of a figure of gallery must end in .png or .gif, got 'a.svg'"),
         ({"kind": "bars", "only": "Adam"}, "`only` of a figure must hold labels by axis, got 'Adam'"),
     ],
 )
@@ -348,6 +413,19 @@ def test_wrong_figures_are_refused_before_anything_runs(entry, message):
     with pytest.raises(ValueError, match=r"a_study\.yaml: ") as error:
         check_figures(make_study(figures=(entry,)))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kind": "curves", "x": "time", "log": None, "metric": None},
+        {"kind": "bars", "mode": "min"},
+        {"kind": "panels", "metrics": ["val/loss"]},
+        {"kind": "gallery", "file": "figures/a.gif"},
+    ],
+)
+def test_right_values_of_options_pass(entry):
+    check_figures(make_study(figures=(entry,)))
 
 
 def test_words_and_numbers():

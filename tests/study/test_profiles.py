@@ -98,6 +98,21 @@ def test_workloads_are_medians_over_seeds() -> None:
     assert workload_times(results, ACCURACY, "optimizer") == {"A": [20, 30], "B": [50, INF]}
 
 
+def test_what_never_got_through_its_tuning_has_missed() -> None:
+    results = [reaching({"optimizer": name}, seed, n) for name, n in (("A", 2), ("B", 3)) for seed in (0, 1)]
+    never = [{"optimizer": "C"}]
+    expected = {"A": [20, 20], "B": [30, 30], "C": [INF, INF]}
+    assert workload_times(results, ACCURACY, "optimizer", never=never) == expected
+    results = [
+        reaching({"optimizer": name, "task": task}, 0, 2)
+        for name, task in (("A", "x"), ("A", "y"), ("B", "x"), ("C", "y"))
+    ]
+    never = [{"optimizer": "B", "task": "y"}, {"optimizer": "C", "task": "x"}]
+    times = workload_times(results, ACCURACY, "optimizer", never=never)
+    assert times == {"A": [20, 20], "B": [20, INF], "C": [INF, 20]}
+    assert performance_profiles(times)["B"].score == 0.5
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

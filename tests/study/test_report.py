@@ -9,14 +9,16 @@ import pytest
 
 from steepest.study.belonging import results_of
 from steepest.study.claims import reporting
+from steepest.study.comparison import compare_pairs
 from steepest.study.definition import Axis
 from steepest.study.folder import load_stored
 from steepest.study.report import write_report
 from steepest.study.report_tables import comparisons, summary
-from steepest.study.report_words import answer
+from steepest.study.report_words import answer, protocol
 from steepest.study.results import load_results, write_result
+from steepest.study.statistics import summarize
 from steepest.study.tables import summary_table
-from tests.study.synthetic import TUNING, make_results, make_study, write_study
+from tests.study.synthetic import TUNING, make_result, make_results, make_study, write_study
 
 FIGURES = "figures: [{kind: curves}, {kind: sensitivity}, {kind: layers}]\n"
 
@@ -175,8 +177,17 @@ NAN = math.nan
         (
             {"SGD": [0.95, 0.96, NAN], "Adam": [0.89, 0.90, 0.91], "Muon": [NAN, NAN, NAN]},
             "Best is Adam with a final validation accuracy of 90.00 % (95 % interval 87.52 % to 92.48 %, 3 seeds); "
-            "Muon has too few finished runs to be told from it; SGD had a better mean where runs finished, but others "
-            "diverged.",
+            "Muon diverged and has no finished run; SGD had a better mean where runs finished, but others diverged.",
+        ),
+        (
+            {"SGD": [0.9, 0.92, 0.91], "Adam": [NAN, NAN, NAN], "Muon": [NAN, NAN, NAN]},
+            "Best is SGD with a final validation accuracy of 91.00 % (95 % interval 88.52 % to 93.48 %, 3 seeds); "
+            "Adam and Muon diverged and have no finished run.",
+        ),
+        (
+            {"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.51]},
+            "Best is SGD with a final validation accuracy of 90.00 % (95 % interval 90.00 % to 90.00 %, 2 seeds); "
+            "Adam cannot be tested against it, since nothing scatters over seeds; 1 is distinguishably worse.",
         ),
         ({"SGD": [0.9, 0.9], "Adam": [], "Muon": []}, None),
         (
@@ -201,6 +212,96 @@ def test_pairs_are_tested_with_their_correction():
     assert first[5:] == ("< 0.001", "< 0.001", "different")
     assert "2 finished runs each are needed" in table.rows[1][-1]
     assert summary(study, rows).marked == {0}
+
+
+def test_pairs_without_scatter_are_not_tested():
+    study, rows = rows_of({"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.6]})
+    table = comparisons(study, rows)
+    assert table is not None
+    reason = "not testable: no scatter over seeds to weigh the difference by"
+    assert table.rows[0] == ("SGD", "Adam", "+10.00", *4 * ("–",), reason)
+    only_constant = rows_of({"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.5]})
+    assert comparisons(*only_constant) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "tuned", "sentence"),
+    [
+        ("val/loss", True, ", evaluated at the same steps; validation data choose and compare, nothing is fitted to"),
+        ("val/loss", False, ", evaluated at the same steps; validation data compare, nothing is fitted to the test"),
+        ("train/loss", False, "; scalars of training compare, data that were held out take no part"),
+        ("test/accuracy", True, "; the test data choose and compare and so favor what they have chosen"),
+        ("test/accuracy", False, "; the test data compare"),
+        ("grad/max_min_ratio", True, ""),
+    ],
+)
+def test_the_protocol_names_the_data_that_decide(metric, tuned, sentence):
+    study = make_study(tuned=tuned)
+    study = replace(study, metric=replace(study.metric, name=metric))
+    said = dict(protocol(study))["Evaluation"]
+    assert said.startswith(f"every run is a complete schedule without early stopping{sentence}")
+    assert len(said) < 60 or sentence
+    assert ("validation" in said, "test data" in said) == (metric.startswith("val"), metric.startswith(("val", "test")))
+
+
+def test_the_protocol_tells_how_many_trials_an_extended_grid_had():
+    study = make_study(tuned=True)
+    assert study.tuning is not None
+    results = make_results(study)
+    same = "; the same number of trials for every cell that is tuned; seed 1000;"
+    assert same in dict(protocol(study, results))["Tuning"]
+    study = replace(study, tuning=replace(study.tuning, extend=True))
+    assert "same number of trials for every cell that is tuned, unless" in dict(protocol(study, results))["Tuning"]
+    results += [make_result({"optimizer": "Adam"}, {"optimizer.lr": rate}, 1000, "tuning") for rate in (10.0, 100.0)]
+    said = dict(protocol(study, results))["Tuning"]
+    assert "4 to 6 trials a cell, since grids with the best point on their edge were extended; seed 1000" in said
+    assert "same number" not in said
+
+
+def _muon_diverges(labels, point, seed):
+    accuracy = {"SGD": 0.95, "Adam": 0.92, "Muon": 0.99}[labels["optimizer"]] + seed % 7 / 1e3
+    distance = abs(math.log10(point["optimizer.lr"] / 0.1))
+    return accuracy - distance, 50 if labels["optimizer"] == "Muon" else None
+
+
+def test_a_cell_whose_tuning_diverged_everywhere_is_named_and_has_missed_the_target(tmp_path):
+    folder = write_study(tmp_path, TUNING + "figures: [{kind: profile}]\n", truth=_muon_diverges)
+    assert not [result for result in load_results(folder) if result.stage == "final" and "Muon" in result.cell]
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "All 22 trials are done, 4 diverged." in page
+    said = "1 is distinguishably worse; Muon has no final trials, since runs diverged at every point of the tuning."
+    assert said in page
+    assert "better than" not in page.partition("Contents")[0]
+    assert re.search(r"Muon diverged everywhere – – 0", page)
+    assert re.search(r"Muon 0\.00 0\.00 0\.25 0\.25", page)
+    assert "What diverged at every point of its tuning has missed." in page
+    # An error is no divergence.
+    for result in load_results(folder):
+        if result.stage == "tuning" and "Muon" in result.cell and result.point["optimizer.lr"] == 1.0:
+            write_result(folder, replace(result, status="failed", error="no space"))
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "Muon has no final trials" not in page
+    assert "better than" not in page.partition("Contents")[0]
+    assert "Muon diverged everywhere" not in page
+
+
+def test_the_interval_and_the_test_that_a_study_asks_for_are_used_and_named(tmp_path):
+    folder = write_study(tmp_path, "statistics: {interval: bootstrap, test: paired}\nfigures: [{kind: bars}]\n")
+    study, results = load_stored(folder), load_results(folder)
+    rows = summary_table(study, results_of(study, results))
+    assert rows[0].value == summarize(list(rows[0].values.values()), "bootstrap")
+    assert rows[0].value != summarize(list(rows[0].values.values()))
+    page = text_of(write_report(folder).read_text(encoding="utf-8"))
+    assert "bootstrap 95 % intervals, paired t-test for pairs with Holm's correction at the level 0.05" in page
+    assert "intervals are bootstrap, training s the mean time" in page
+    assert "Paired t-test; p-values" in page
+    assert "95 % interval (bootstrap)" in page
+    assert "Student" not in page
+    assert "Welch" not in page
+    table = comparisons(study, rows)
+    pair = compare_pairs({row.name: row.values for row in rows}, "paired")[0]
+    assert table is not None
+    assert table.rows[0][5] == ("< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}")
 
 
 def _by_task(labels, point, seed):

@@ -9,9 +9,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from steepest.study.definition import Statistics
 from steepest.study.histories import history_records
 from steepest.study.reading import load_study
 from steepest.study.rows import arrow_table, result_rows
+from steepest.study.statistics import summarize
 from steepest.study.tables import print_summary, reported, summary_table, write_tables
 from tests.study.results import ACCURACY, INF, NAN, metric, trial
 
@@ -207,3 +209,35 @@ def test_printed_summary_without_tuning_target_or_trials(study) -> None:
     assert text.splitlines()[-1] == "best: [Adam], width 8 (0.201)"
     close = [replace(each, final={"val/loss": each.final["val/loss"] % 0.1}) for each in losses]
     assert printed(plain, close).splitlines()[-1].endswith("(Welch's t-test, Holm's correction, 0.05): SGD, width 8")
+
+
+def test_printed_remarks_name_what_diverged_and_what_does_not_scatter(study) -> None:
+    plain = replace(study, tuning=None)
+    accuracies = {("SGD", 8): (0.9, 0.9), ("[Adam]", 8): (0.8, 0.8), ("SGD", 16): (NAN, NAN), ("[Adam]", 16): (0.7,)}
+    results = [
+        trial(cell(*key), seed, (value,), "diverged" if math.isnan(value) else "finished")
+        for key, own in accuracies.items()
+        for seed, value in enumerate(own)
+    ]
+    assert printed(plain, results).splitlines()[-4:] == [
+        "best: SGD, width 8 (90.00 %)",
+        "  too few runs to tell from it: [Adam], width 16",
+        "  not to be tested against it, since nothing scatters over seeds: [Adam], width 8",
+        "  diverged, none finished: SGD, width 16",
+    ]
+
+
+def test_printed_summary_names_the_interval_and_the_test(study) -> None:
+    plain = replace(study, tuning=None, statistics=Statistics("bootstrap", "paired"))
+    results = [
+        trial(cell(name, 8), seed, (value,))
+        for name, own in (("SGD", (0.9, 0.91, 0.95)), ("[Adam]", (0.91, 0.9, 0.91)))
+        for seed, value in enumerate(own)
+    ]
+    text = printed(plain, results)
+    assert "accuracy (95 %, bootstrap)" in text
+    low, high = 100 * summarize((0.9, 0.91, 0.95), "bootstrap").low, 95.0
+    assert f"92.00 % ({low:.2f} to {high:.2f})" in text
+    assert text.splitlines()[-1] == (
+        "  not distinguishable from it (paired t-test, Holm's correction, 0.05): [Adam], width 8"
+    )

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from steepest.study.axes import label_of
 from steepest.study.definition import Study
@@ -12,7 +13,7 @@ from steepest.study.figures.bars import bars
 from steepest.study.figures.curves import curves
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.envelope import envelope
-from steepest.study.figures.gallery import gallery
+from steepest.study.figures.gallery import check_file, gallery
 from steepest.study.figures.layers import layers
 from steepest.study.figures.panels import panels
 from steepest.study.figures.points import varied_number
@@ -68,6 +69,7 @@ def check_figures(study: Study) -> None:
         for name, parameter in parameters.items():
             if parameter.default is inspect.Parameter.empty and name not in entry:
                 raise ValueError(f"{study.path}: a figure of {kind} needs the option {name!r}")
+        _check_values(study, entry)
         for name in _AXES:
             if entry.get(name) is not None:
                 axis_named(study, entry[name])
@@ -89,6 +91,7 @@ def draw(study: Study, results: Sequence[TrialResult], folder: Path, entry: Mapp
         NothingToDraw: if the results lack what it needs.
         ValueError: if an option is wrong.
     """
+    _check_values(study, entry)
     wanted = _wanted(study, entry)
     kept = [result for result in results if all(result.labels.get(axis) in own for axis, own in wanted.items())]
     options = {name: value for name, value in entry.items() if name not in ("kind", *COMMON)}
@@ -100,6 +103,36 @@ def draw(study: Study, results: Sequence[TrialResult], folder: Path, entry: Mapp
         kept_only = ", ".join(cell_name(study, [axis], [spoken(own)]) for axis, own in wanted.items())
         return [replace(drawing, title=f"{drawing.title} ({kept_only})") for drawing in drawings]
     return drawings
+
+
+def _check_values(study: Study, entry: Mapping[str, Any]) -> None:
+    """Check values of options by the annotations of the function that draws them."""
+    hints = get_type_hints(FIGURES[entry["kind"]])
+    for name in [name for name in entry if name not in ("kind", *COMMON)]:
+        parts = get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else (hints[name],)
+        if not any(_fits(entry[name], part) for part in parts):
+            allowed = spoken([word for part in parts for word in _words(part)], "or")
+            raise ValueError(
+                f"{study.path}: {name} of a figure of {entry['kind']} must be {allowed}, got {entry[name]!r}"
+            )
+    if entry["kind"] == "gallery":
+        check_file(study, entry["file"])
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    if get_origin(annotation) is Sequence:
+        return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    return isinstance(value, annotation)
+
+
+def _words(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) is Sequence:
+        return ["a list of names"]
+    return {str: ["a name"], bool: ["true", "false"]}.get(annotation, [])
 
 
 def _wanted(study: Study, entry: Mapping[str, Any]) -> dict[str, list[str]]:

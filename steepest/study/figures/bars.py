@@ -1,25 +1,25 @@
 """What each cell of a study came to."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import Cell, grouped, of_stage, scalar
-from steepest.study.figures.style import WIDTH, is_wide_range, looks, styled
-from steepest.study.figures.words import aligned, axis_text, capital, scalar_label, set_unit, value_text
+from steepest.study.figures.selection import Cell, by_task, compared, grouped, of_stage, scalar
+from steepest.study.figures.style import LETTER, WIDTH, is_wide_range, lists, looks, styled
+from steepest.study.figures.words import aligned, axis_text, capital, scalar_label, set_unit, spoken, value_text
 from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.statistics import Summary, summarize
 
-ROW = 0.24  # inches
-LETTER = 0.065
 # With all values so near each other that bars from zero would look alike, points on a scale of their own tell more.
 NEAR = 0.6
+MOST_BELOW = 3  # panels; more stand two by two
 
 
 @styled
@@ -31,44 +31,65 @@ def bars(
     by: str | None = None,
     mode: Literal["max", "min"] | None = None,
 ) -> list[Drawing]:
-    """The final value of every cell, best first, with its interval and every seed.
+    """The final value of every cell, best first, with its interval and every seed; a panel for each workload.
 
     Args:
         study: What was asked.
         results: What came out.
         folder: Of the study.
         metric: The study's own by default, or any final scalar, or a difference "a - b" of two.
-        by: Axis that colors stand for; the first by default.
+        by: Axis that colors stand for; by default the first that is no workload.
         mode: Whether the largest ("max") or the smallest ("min") value is best; as the study's metric by default.
     """
     metric = metric or study.metric.name
-    by = by or study.axes[0].name
-    names = [axis.name for axis in study.axes]
-    cells = grouped(study, of_stage(results, "final"), names)
-    values = {cell: [scalar(study, result, metric) for result in members] for cell, members in cells.items()}
-    summaries = {cell: summarize(own) for cell, own in values.items()}
-    if not any(summary.count for summary in summaries.values()):
+    names = compared(study)
+    by = by or names[0]
+    panels = {
+        task: grouped(study, members, names) for task, members in by_task(study, of_stage(results, "final")).items()
+    }
+    values = {
+        task: {cell: [scalar(study, result, metric) for result in members] for cell, members in cells.items()}
+        for task, cells in panels.items()
+    }
+    values = {task: own for task, own in values.items() if any(map(math.isfinite, itertools.chain(*own.values())))}
+    if not values:
         raise NothingToDraw(f"No finished trial has logged {metric}.")
     sign = -1.0 if (mode or study.metric.mode) == "max" else 1.0
-    order = sorted(cells, key=lambda cell: _rank(sign, summaries[cell]))
-    own_looks, place = looks(axis_named(study, by)), names.index(by)
-    colors = {cell: own_looks[cell[place]].color for cell in cells}
-    shown = {cell: cell_name(study, names, cell) for cell in cells}
-    broken = {cell: _broken(members) for cell, members in cells.items()}
-    figure = _draw(metric, order, values, summaries, colors, shown, broken)
+    own_looks = looks(axis_named(study, by))
+    texts = {
+        task: {cell: f"{cell_name(study, names, cell)}{_broken(panels[task][cell])}" for cell in own}
+        for task, own in values.items()
+    }
+    longest = max(len(text) for own in texts.values() for text in own.values())
+    # Half of the width is for the values, whatever the labels take.
+    width = max(WIDTH + 0.4, 2.4 + LETTER * longest)
+    beside = 2 if len(values) > MOST_BELOW else 1
+    figure, grid = lists([len(own) for own in values.values()], width, beside=beside)
+    said = []
+    for (axes,), (task, own) in zip(grid, values.items(), strict=True):
+        summaries = {cell: summarize(each, study.statistics.interval) for cell, each in own.items()}
+        order = sorted(own, key=lambda cell, summaries=summaries: _rank(sign, summaries[cell]))
+        colors = {cell: own_looks[panels[task][cell][0].labels[by]].color for cell in order}
+        _draw(axes, metric, order, own, summaries, colors)
+        axes.set_yticks(range(len(order)), [texts[task][cell] for cell in order])
+        axes.set_title(task)
+        set_unit(axes.xaxis, metric)
+        told = [f"{texts[task][cell]} {value_text(metric, summaries[cell].mean)}" for cell in order]
+        said.append(f"{task + ': ' if task else ''}{'; '.join(told)}.")
+    for (axes,) in grid[-beside:]:
+        axes.set_xlabel(axis_text(study, metric))
     name = scalar_label(study, metric)
-    figure.axes[0].set_xlabel(axis_text(study, metric))
-    set_unit(figure.axes[0].xaxis, metric)
     at = "best" if metric == study.metric.name and study.metric.at == "best" else "final"
+    each = ", a panel for each workload" if study.workloads else ""
+    nothing = spoken([task for task in panels if task not in values])
     return [
         Drawing(
             title=f"{capital(at)} {name}",
-            caption=f"{capital(at)} {name} of each cell, best first: the large mark is the mean over the finished "
-            "seeds (the number at the right), the line its 95 % interval (t), small points are single seeds. Cells in "
-            "which seeds diverged or failed come last, with their number.",
-            alternative=f"{capital(at)} {name}, best first: "
-            + "; ".join(f"{shown[cell]} {value_text(metric, summaries[cell].mean)}{broken[cell]}" for cell in order)
-            + ".",
+            caption=f"{capital(at)} {name} of each cell, best first{each}: the large mark is the mean over the "
+            f"finished seeds (the number at the right), the line its 95 % interval ({study.statistics.interval}), "
+            "small points are single seeds. Cells in which seeds diverged or failed come last, with their number."
+            + (f" No run finished on {nothing}." if nothing else ""),
+            alternative=f"{capital(at)} {name}, best first: {' '.join(said)}",
             figure=figure,
             wide=figure.get_figwidth() > 1.6 * WIDTH,
         )
@@ -76,22 +97,16 @@ def bars(
 
 
 def _draw(
+    axes: Axes,
     metric: str,
     order: Sequence[Cell],
-    values: dict[Cell, list[float]],
-    summaries: dict[Cell, Summary],
-    colors: dict[Cell, str],
-    names: dict[Cell, str],
-    broken: dict[Cell, str],
-) -> Figure:
+    values: Mapping[Cell, Sequence[float]],
+    summaries: Mapping[Cell, Summary],
+    colors: Mapping[Cell, str],
+) -> None:
     finite = [value for own in values.values() for value in own if math.isfinite(value)]
     log = is_wide_range(finite)
     from_zero = not log and (min(finite) < NEAR * max(finite) or min(finite) <= 0)
-    labels = [f"{names[cell]}{broken[cell]}" for cell in order]
-    # Half of the width is for the values, whatever the labels take.
-    width = max(WIDTH + 0.4, 2.4 + LETTER * max(map(len, labels)))
-    figure = Figure(figsize=(width, min(14.0, 0.75 + ROW * len(order))), layout="constrained")
-    axes = figure.subplots()
     if log:
         axes.set_xscale("log")
     texts = aligned(metric, [summaries[cell].mean for cell in order])
@@ -107,12 +122,10 @@ def _draw(
         offsets = [0.18 * (index - (len(own) - 1) / 2) / max(len(own) - 1, 1) * 2 for index in range(len(own))]
         axes.plot(own, [row + offset for offset in offsets], ".", color="0.25", ms=3.5, alpha=0.8)
         axes.text(1.02, row, texts[row], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-        axes.plot(summary.mean, row, "D", color=color, markeredgecolor="white", markersize=6, zorder=4)
-    axes.set_yticks(range(len(order)), labels)
+        axes.plot(summary.mean, row, "D", color=color, markeredgecolor="white", markersize=6, zorder=4, clip_on=False)
     axes.set_ylim(len(order) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=6)
     axes.grid(visible=False, axis="y")
-    return figure
 
 
 def _rank(sign: float, summary: Summary) -> tuple[bool, float]:

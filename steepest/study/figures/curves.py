@@ -71,8 +71,6 @@ def curves(
         log: Whether the scalar has a logarithmic axis; by default if its values ask for it.
     """
     metric = metric or study.metric.name
-    if x not in CLOCKS:
-        raise ValueError(f"x of a figure of curves must be step or time, got {x!r}")
     by = by or study.axes[0].name
     rows = [split] if split else others(study, by)
     parts = split_into_panels(study, of_stage(results, "final"), rows)

@@ -23,8 +23,6 @@ def gallery(study: Study, results: Sequence[TrialResult], folder: Path, file: st
         folder: Of the study.
         file: The image in a run's folder, such as `figures/loss_landscape_contour.png`; PNG or GIF.
     """
-    if Path(file).suffix not in SUFFIXES:
-        raise ValueError(f"file of a figure of gallery must end in {' or '.join(SUFFIXES)}, got {file!r}")
     cells = grouped(study, of_stage(results, "final"), [axis.name for axis in study.axes])
     if len(cells) > MOST:
         raise NothingToDraw(f"There are {len(cells)} cells, and room for {MOST} images; choose some by `only`.")
@@ -48,6 +46,16 @@ def gallery(study: Study, results: Sequence[TrialResult], folder: Path, file: st
     if not drawings:
         raise NothingToDraw(f"No run has left {file} of at most {LARGEST // 1_000_000} MB.")
     return drawings
+
+
+def check_file(study: Study, file: str) -> None:
+    """Check the name of the image.
+
+    Raises:
+        ValueError: if it is no PNG or GIF.
+    """
+    if Path(file).suffix not in SUFFIXES:
+        raise ValueError(f"{study.path}: file of a figure of gallery must end in {' or '.join(SUFFIXES)}, got {file!r}")
 
 
 def _is_usable(path: Path) -> bool:

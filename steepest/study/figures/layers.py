@@ -38,8 +38,6 @@ def layers(
         by: Axis that colors stand for; the first by default.
         when: The geometric mean over the whole run, or the first or last measurement.
     """
-    if when not in ("run", "first", "last"):
-        raise ValueError(f"when of a figure of layers must be run, first or last, got {when!r}")
     by = by or study.axes[0].name
     norms: dict[Cell, list[float]] = {}
     for cell, members in cells_of(study, of_stage(results, "final"), by, []).items():

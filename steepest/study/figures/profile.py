@@ -15,6 +15,7 @@ from steepest.study.figures.style import HEIGHT, WIDTH, legend, legend_height, l
 from steepest.study.names import axis_label, axis_named
 from steepest.study.profiles import LARGEST_RATIO, performance_profiles, workload_times
 from steepest.study.results import TrialResult
+from steepest.study.tables import never_finished
 
 
 @styled
@@ -35,12 +36,11 @@ def profile(
             the seeds are.
         clock: Optimizer steps, or seconds inside training steps.
     """
-    if clock not in ("step", "seconds"):
-        raise ValueError(f"clock of a figure of profile must be step or seconds, got {clock!r}")
     if study.metric.target is None:
         raise NothingToDraw("The study's metric has no target.")
     axis = axis_named(study, by or study.axes[0].name)
-    times = workload_times(of_stage(results, "final"), study.metric, axis.name, clock)
+    never = never_finished(study, results)
+    times = workload_times(of_stage(results, "final"), study.metric, axis.name, clock, never)
     count = len(next(iter(times.values()), []))
     if not count or any(math.isnan(time) for own in times.values() for time in own):
         raise NothingToDraw("No workload was run with all alternatives yet, or its training time is not known.")
@@ -67,7 +67,8 @@ def profile(
             caption=f"Share of the {what} on which the {name} to the target {'are' if clock == 'step' else 'is'} at "
             "most so many times the fastest's. A miss never counts, nor what takes more than "
             f"{LARGEST_RATIO:g} times as long. "
-            "The legend tells the area below the line: 1 is always fastest.",
+            + ("What diverged at every point of its tuning has missed. " if never else "")
+            + "The legend tells the area below the line: 1 is always fastest.",
             alternative=f"Performance profile. Scores: {'; '.join(texts.values())}.",
             figure=figure,
         )

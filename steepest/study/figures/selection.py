@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import NothingToDraw
-from steepest.study.names import axis_named
+from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
 from steepest.study.statistics import summarize
 
@@ -70,6 +70,23 @@ def split_into_panels(
     if len(parts) > MOST_PANELS:
         raise NothingToDraw(f"It would have {len(parts)} panels; choose trials by `only`, or an axis by `split`.")
     return parts
+
+
+def by_task(study: Study, results: Iterable[TrialResult]) -> dict[str, list[TrialResult]]:
+    """Trials that are compared with each other, by the name of their workload; "" if the study names no workloads.
+
+    Raises:
+        NothingToDraw: if there are more workloads than a reader can take in.
+    """
+    parts = grouped(study, results, study.workloads)
+    if len(parts) > MOST_PANELS:
+        raise NothingToDraw(f"It would have {len(parts)} panels, one for each workload; choose some by `only`.")
+    return {cell_name(study, study.workloads, labels): members for labels, members in parts.items()}
+
+
+def compared(study: Study) -> list[str]:
+    """Names of the axes that are no workloads."""
+    return others(study, *study.workloads)
 
 
 def others(study: Study, *names: str) -> list[str]:

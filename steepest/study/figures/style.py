@@ -1,6 +1,7 @@
 """The one style of all figures of a study."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +27,9 @@ FEWEST_ORDERED = 3
 BRIGHTEST = 0.9  # of the map of numbers, from 0 to 1: yellow would be lost on white
 WIDTH = 3.4  # inches: a column of two
 HEIGHT = 2.5
+ROW = 0.24  # inches, of an entry of a list
+LETTER = 0.065
+FRAME = 0.9  # around the entries: title, ticks, label
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -138,6 +142,35 @@ def panels(
     for axes in grid.flat[count:]:
         axes.remove()
     return figure, list(grid.flat[:count])
+
+
+def lists(
+    rows: Sequence[int], width: float, panels: int = 1, beside: int = 1, **options: Any
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of lists, each as high as its entries.
+
+    Args:
+        rows: Number of entries of each list.
+        width: Of a list, inches.
+        panels: Panels of each list.
+        beside: Lists side by side.
+        options: Of `Figure.subplots`, such as sharey.
+
+    Returns:
+        The figure, and the panels of each list, row by row.
+    """
+    heights = [min(14.0, FRAME + ROW * max(own)) for own in _batches(rows, beside)]
+    figure = Figure(figsize=(width * min(beside, len(rows)), sum(heights)), layout="constrained")
+    columns = panels * min(beside, len(rows))
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights, **options)
+    found = _batches(list(grid.flat), panels)
+    for axes in itertools.chain(*found[len(rows) :]):
+        axes.remove()
+    return figure, found[: len(rows)]
+
+
+def _batches(items: Sequence[R], size: int) -> list[list[R]]:
+    return [list(items[place : place + size]) for place in range(0, len(items), size)]
 
 
 def columns_of(count: int, columns: int | None = None) -> int:

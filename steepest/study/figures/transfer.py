@@ -13,7 +13,16 @@ from steepest.study.figures.key import Key
 from steepest.study.figures.points import numeric_axes, points_of, trials_over, tuned_options
 from steepest.study.figures.selection import Cell, grouped, is_log_spaced, of_stage, others, scalar
 from steepest.study.figures.style import Look, panels, styled
-from steepest.study.figures.words import axis_text, capital, is_share, number, scalar_label, set_unit, value_text
+from steepest.study.figures.words import (
+    axis_text,
+    capital,
+    is_share,
+    number,
+    scalar_label,
+    set_unit,
+    spoken,
+    value_text,
+)
 from steepest.study.names import axis_label, axis_named, numbers_of
 from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, sensitivity, shift
@@ -64,11 +73,11 @@ def transfer(
     spreads = {cell: spread([summary.mean for summary in own.values()]) for cell, own in values.items()}
     _draw_spreads(grid[-1], spreads, key.looks, study.metric.name, axis_label(axis))
     key.add(figure)
-    moved = _shifts(optima, key)
+    moved = _shifts(optima, key, axis_label(axis), axis_label(rate or ""))
     return [
         Drawing(
             title=f"Transfer over {axis_label(axis)}",
-            caption=_caption(study, axis, rate, bool(optima)),
+            caption=_caption(study, axis, rate, bool(optima)) + moved,
             alternative=f"Over {axis_label(axis)}, standard deviation of the {study.metric.label}: "
             + "; ".join(f"{key.text(cell)} {value_text(study.metric.name, value)}" for cell, value in spreads.items())
             + f".{moved}",
@@ -182,14 +191,32 @@ def _draw_spreads(
     axes.grid(visible=False, axis="x")
 
 
-def _shifts(optima: Mapping[Cell, Mapping[str, Sensitivity]], key: Key) -> str:
+def _shifts(optima: Mapping[Cell, Mapping[str, Sensitivity]], key: Key, size: str, rate: str) -> str:
+    """The best rate at each size, and by how much it moves over all of them, for each line."""
+    sizes = list(dict.fromkeys(label for own in optima.values() for label in own))
     parts = []
-    for cell, sizes in optima.items():
-        ends = list(sizes.values())
-        moved = shift(ends[0], ends[-1]) if len(ends) > 1 else math.nan
-        if math.isfinite(moved):
-            parts.append(f"{key.text(cell)} {moved:+.1f} octaves")
-    return f" Shift of the optimum from the first to the last: {'; '.join(parts)}." if parts else ""
+    for cell in key.looks:
+        found = {label: own for label, own in optima.get(cell, {}).items() if own.best is not None}
+        if len(found) > 1:
+            rates = [_rate_text(found.get(label)) for label in sizes]
+            shifted = _shift(found[min(found, key=sizes.index)], found[max(found, key=sizes.index)])
+            parts.append(f"{key.text(cell) + ' ' if key.names else ''}{spoken(rates)} ({shifted})")
+    ends = f"and its shift from the first to the last: {'; '.join(parts)}"
+    return f" Best {rate} at {size} {spoken(sizes)}, {ends}." if parts else ""
+
+
+def _rate_text(own: Sensitivity | None) -> str:
+    return "–" if own is None else f"{number(float(f'{own.optimum:.2g}'))}{' at the edge' * own.at_edge}"
+
+
+def _shift(first: Sensitivity, last: Sensitivity) -> str:
+    octaves = shift(first, last)
+    # An optimum on the edge may lie beyond: a higher last one makes the shift larger, a higher first one smaller.
+    beyond = {(own is last) == (own.best > 0) for own in (first, last) if own.at_edge and own.best is not None}
+    if math.isnan(octaves) or len(beyond) == 2:
+        return "shift not known"
+    bound = {True: "at least ", False: "at most "}[beyond.pop()] if beyond else ""
+    return f"{bound}{round(octaves, 1) + 0.0:+.1f} octaves".replace("-", "−")  # without a negative zero
 
 
 def _caption(study: Study, axis: str, rate: str | None, has_optima: bool) -> str:
