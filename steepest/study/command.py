@@ -15,6 +15,7 @@ from steepest.study.belonging import results_of
 from steepest.study.definition import Study
 from steepest.study.dry_run import print_plan
 from steepest.study.folder import folder_of, load_stored, store_study
+from steepest.study.last_evaluation import unjudged_end
 from steepest.study.progress import Progress, count_of
 from steepest.study.reading import load_study
 from steepest.study.rehearsal import check_commands
@@ -103,7 +104,10 @@ def _write_report(folder: Path) -> None:
     from steepest.study.tables import print_summary, summary_table
 
     study = load_stored(folder)
-    print_summary(Console(soft_wrap=True), study, summary_table(study, results_of(study, load_results(folder))))
+    results = results_of(study, load_results(folder))
+    print_summary(Console(soft_wrap=True), study, summary_table(study, results))
+    if early := unjudged_end(study, results):
+        print(f"warning: {early}")
     print(f"report  {_shown(write_report(folder))}")
 
 

@@ -8,6 +8,7 @@ from steepest.study.axes import label_of
 from steepest.study.comparison import TESTS, Winner, best
 from steepest.study.definition import Axis, Dimension, Space, Study
 from steepest.study.figures.words import spoken, target_text, value_text
+from steepest.study.last_evaluation import unjudged_end
 from steepest.study.plan import cells, tuning_trials
 from steepest.study.results import TrialResult
 from steepest.study.spaces import points, space_of
@@ -156,7 +157,10 @@ def protocol(study: Study, results: Sequence[TrialResult] = ()) -> list[tuple[st
             f"a training loss that is not finite or above {study.bound:g}; such a run is a result, counted apart from "
             "means and intervals",
         ),
-        ("Evaluation", f"every run is a complete schedule without early stopping{_split(study)}"),
+        (
+            "Evaluation",
+            f"every run is a complete schedule without early stopping{_split(study)}{_early(study, results)}",
+        ),
         (
             "Statistics",
             f"means over the seeds that finished, {INTERVALS[study.statistics.interval]} 95 % intervals, "
@@ -174,6 +178,11 @@ def _split(study: Study) -> str:
         "val": f", evaluated at the same steps; validation data {verbs}, nothing is fitted to the test data",
         "test": f"; the test data {verbs}{' and so favor what they have chosen' if ' and ' in verbs else ''}",
     }.get(study.metric.name.partition("/")[0], "")
+
+
+def _early(study: Study, results: Sequence[TrialResult]) -> str:
+    early = unjudged_end(study, results)
+    return f". But {early}" if early else ""
 
 
 def _axis(axis: Axis) -> str:
