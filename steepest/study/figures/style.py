@@ -116,8 +116,10 @@ def looks(axis: Axis) -> dict[str, Look]:
 
 
 def _paler(color: str, times: int) -> str:
-    kept = PALER**times
-    return to_hex([1.0 - kept * (1.0 - part) for part in to_rgb(color)]) if times else color
+    if not times:
+        return color
+    red, green, blue = (1.0 - PALER**times * (1.0 - part) for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def panels(

@@ -28,6 +28,8 @@ from steepest.study.results import TrialResult
 from steepest.study.sensitivity import Sensitivity, sensitivity, shift
 from steepest.study.statistics import Summary, spread, summarize
 
+MARGIN = 1.2  # above and below the rates that were tried
+
 
 @styled
 def transfer(
@@ -136,8 +138,11 @@ def _draw_optima(
     label: str,
 ) -> None:
     axes.set_yscale("log")
-    found = [own.optimum for sizes in optima.values() for own in sizes.values() if own.best is not None]
-    if found and max(found) < 100 * min(found):  # powers of ten would be too few
+    # All rates that were tried: a shift is large or small beside them, not beside itself.
+    tried = [value for sizes in optima.values() for own in sizes.values() for value in own.values]
+    if len(set(tried)) > 1:
+        axes.set_ylim(min(tried) / MARGIN, max(tried) * MARGIN)
+    if tried and max(tried) < 100 * min(tried):  # powers of ten would be too few
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
