@@ -52,7 +52,7 @@ def test_evaluation_has_each_target_exactly_once(length, block, batch):
 
 
 @settings(deadline=None)
-@given(st.integers(100, 300), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
+@given(st.integers(150, 300), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_processes_together_see_what_one_process_sees(length, block, batch, world_size, seed):
     shards = [
         list(training(length, block, batch, drop_last=True, seed=seed, rank=rank, world_size=world_size))
