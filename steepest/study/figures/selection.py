@@ -59,16 +59,19 @@ def grouped(study: Study, results: Iterable[TrialResult], names: Sequence[str]) 
 
 
 def split_into_panels(
-    study: Study, results: Iterable[TrialResult], names: Sequence[str]
+    study: Study,
+    results: Iterable[TrialResult],
+    names: Sequence[str],
+    advice: str = "; choose trials by `only`, or an axis by `split`",
 ) -> dict[Cell, list[TrialResult]]:
     """`grouped`, for a panel each.
 
     Raises:
-        NothingToDraw: if there would be more panels than a reader can take in.
+        NothingToDraw: if there would be more panels than a reader can take in, with the advice.
     """
     parts = grouped(study, results, names)
     if len(parts) > MOST_PANELS:
-        raise NothingToDraw(f"It would have {len(parts)} panels; choose trials by `only`, or an axis by `split`.")
+        raise NothingToDraw(f"It would have {len(parts)} panels{advice}.")
     return parts
 
 
@@ -78,9 +81,7 @@ def by_task(study: Study, results: Iterable[TrialResult]) -> dict[str, list[Tria
     Raises:
         NothingToDraw: if there are more workloads than a reader can take in.
     """
-    parts = grouped(study, results, study.workloads)
-    if len(parts) > MOST_PANELS:
-        raise NothingToDraw(f"It would have {len(parts)} panels, one for each workload; choose some by `only`.")
+    parts = split_into_panels(study, results, study.workloads, ", one for each workload; choose some by `only`")
     return {cell_name(study, study.workloads, labels): members for labels, members in parts.items()}
 
 
