@@ -318,6 +318,18 @@ def test_scatter_takes_differences_of_scalars():
     assert axes.get_ylabel() == "training accuracy −\nvalidation accuracy (%)"
 
 
+def test_a_logarithmic_axis_of_few_decades_has_plain_numbers():
+    study = make_study()
+    results = make_results(study)
+    for place, result in enumerate(results):
+        result.final["sharpness/batch"] = 2.0 * 1.3 ** (place % 14)  # a factor of 30: wide, and less than two decades
+    axes = one(study, results, kind="scatter").figure.axes[0]
+    axes.figure.draw_without_rendering()
+    assert axes.get_xscale() == "log"
+    assert {"2", "5", "10", "20", "50"} <= {label.get_text() for label in axes.get_xticklabels()}
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
+
+
 def test_layers_warn_of_a_wide_ratio(tmp_path):
     study = make_study(seeds=2)
     results = make_results(study)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import Cell, by_task, compared, grouped, of_stage, scalar
-from steepest.study.figures.style import LETTER, WIDTH, is_wide_range, lists, looks, styled
+from steepest.study.figures.style import LETTER, WIDTH, few_decades, is_wide_range, lists, looks, styled
 from steepest.study.figures.words import aligned, axis_text, capital, scalar_label, set_unit, spoken, value_text
 from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
@@ -109,6 +109,7 @@ def _draw(
     from_zero = not log and (min(finite) < NEAR * max(finite) or min(finite) <= 0)
     if log:
         axes.set_xscale("log")
+        few_decades(axes.xaxis, finite)
     texts = aligned(metric, [summaries[cell].mean for cell in order])
     for row, cell in enumerate(order):
         own, summary, color = [v for v in values[cell] if math.isfinite(v)], summaries[cell], colors[cell]

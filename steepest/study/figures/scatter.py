@@ -13,7 +13,7 @@ from steepest.study.figures.curves import cells_of
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.selection import of_stage, others, scalar
-from steepest.study.figures.style import HEIGHT, WIDTH, is_wide_range, styled
+from steepest.study.figures.style import HEIGHT, WIDTH, few_decades, is_wide_range, styled
 from steepest.study.figures.words import axis_text, capital, number, scalar_label, set_unit
 from steepest.study.results import TrialResult
 
@@ -57,8 +57,10 @@ def scatter(
         axes.plot(*zip(*own, strict=True), **look.points(linestyle="", markersize=5.5, alpha=0.9))
     if is_wide_range([pair[0] for pair in every]):
         axes.set_xscale("log")
+        few_decades(axes.xaxis, [pair[0] for pair in every])
     if is_wide_range([pair[1] for pair in every]):
         axes.set_yscale("log")
+        few_decades(axes.yaxis, [pair[1] for pair in every])
     names = scalar_label(study, x), scalar_label(study, y)
     axes.set_xlabel(axis_text(study, x))
     axes.set_ylabel(axis_text(study, y))

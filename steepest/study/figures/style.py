@@ -11,8 +11,10 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from steepest.study.definition import Axis
 from steepest.study.names import numbers_of
@@ -209,6 +211,15 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 def _by_rows(handles: Sequence[Any], columns: int) -> list[Any]:
     # Matplotlib fills columns; readers read rows.
     return [handle for column in range(columns) for handle in handles[column::columns]]
+
+
+def few_decades(axis: XAxis | YAxis, values: Sequence[float]) -> None:
+    """Give a logarithmic axis plain numbers at 1, 2 and 5 if powers of ten would be too few on it."""
+    shown = [value for value in values if value > 0 and math.isfinite(value)]
+    if shown and max(shown) < 100 * min(shown):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(lambda value, place: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def is_wide_range(values: Sequence[float], factor: float = 30.0) -> bool:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.selection import Cell, by_task, compared, grouped, of_stage
-from steepest.study.figures.style import LETTER, is_wide_range, lists, looks, styled
+from steepest.study.figures.style import LETTER, few_decades, is_wide_range, lists, looks, styled
 from steepest.study.figures.words import number, scalar_label, target_text
 from steepest.study.names import axis_named, cell_name
 from steepest.study.results import TrialResult
@@ -91,6 +91,7 @@ def _draw(axes: Axes, order: Sequence[Cell], found: dict, middles: dict, colors:
             axes.plot(middles[cell], row, "D", color=colors[cell], mec="white", ms=7, zorder=4)
     if is_wide_range(finite):
         axes.set_xscale("log")
+        few_decades(axes.xaxis, finite)
     elif finite:
         axes.set_xlim(0, 1.06 * max(finite))
     axes.tick_params(axis="y", length=0)

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from steepest.study.definition import Study
 from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
 from steepest.study.figures.points import numeric_axes, points_of, trials_over, tuned_options
 from steepest.study.figures.selection import Cell, grouped, is_log_spaced, of_stage, others, scalar
-from steepest.study.figures.style import Look, panels, styled
+from steepest.study.figures.style import Look, few_decades, panels, styled
 from steepest.study.figures.words import (
     axis_text,
     capital,
@@ -142,10 +141,7 @@ def _draw_optima(
     tried = [value for sizes in optima.values() for own in sizes.values() for value in own.values]
     if len(set(tried)) > 1:
         axes.set_ylim(min(tried) / MARGIN, max(tried) * MARGIN)
-    if tried and max(tried) < 100 * min(tried):  # powers of ten would be too few
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    few_decades(axes.yaxis, tried)
     for cell, look in entries.items():
         found = {size: own for size, own in optima.get(cell, {}).items() if own.best is not None}
         axes.plot([numbers[size] for size in found], [own.optimum for own in found.values()], **look.line())
