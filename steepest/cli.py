@@ -17,6 +17,7 @@ from steepest import __version__
 BAD_INPUT = 2
 BAD_ENVIRONMENT = 1
 INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
+TERMINATED = 143  # as they report one that SIGTERM ended, which clusters send before they take a machine away
 
 COMMANDS = {
     "fit": "train a model on data, with any optimizer, and watch it",
@@ -92,9 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Lightning's answer to an interrupt in the middle of a run; a failure of ours has been said already.
         if isinstance(exit.__context__, KeyboardInterrupt) and not isinstance(exit, Failure):
             fail("interrupted", INTERRUPTED)
+        if is_termination(exit):
+            fail("terminated", TERMINATED)
         raise
     except Exception as error:
         report(error)
+
+
+def is_termination(error: BaseException) -> bool:
+    """Whether this is how Lightning ends a run that received SIGTERM; left alone, its exit code would be 0."""
+    return type(error).__name__ == "SIGTERMException"
 
 
 def report(error: BaseException) -> None:

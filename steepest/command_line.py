@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 import lightning_modules.networks  # noqa: F401 - makes short class names known
 from steepest.checkpoint_check import check_checkpoint
 from steepest.checkpoint_config import with_config_of_run
-from steepest.cli import BAD_INPUT, fail, report
+from steepest.cli import BAD_INPUT, fail, is_termination, report
 from steepest.commands import COMMANDS
 from steepest.completion import DEFAULT_CALLBACKS, INJECTED, complete, facts_of
 from steepest.injection import check_clipping, configures_itself, inject
@@ -282,7 +282,7 @@ class CommandLine(LightningCLI):
             self.ranks.end()
         # Lightning turns an interrupt into an exit, and calls a run of any error interrupted.
         cause = error.__context__ if isinstance(error, SystemExit) and error.__context__ else error
-        interrupted = isinstance(cause, KeyboardInterrupt)
+        interrupted = isinstance(cause, KeyboardInterrupt) or is_termination(error)
         self._finish("interrupted" if interrupted else "failed", f"{type(cause).__name__}: {cause}"[:500])
         if self.run_folder is not None:
             discard = remove_run_folder if not self.record.started else remove_if_empty

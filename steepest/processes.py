@@ -21,7 +21,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from steepest.cli import BAD_INPUT, exit_code, is_from_users_code, one_line
+from steepest.cli import BAD_INPUT, TERMINATED, exit_code, is_from_users_code, is_termination, one_line
 
 # Folder in which the started ranks leave their error for rank zero to print.
 ERRORS = "STEEPEST_ERRORS"
@@ -177,6 +177,8 @@ def is_started_by_rank_zero() -> bool:
 
 def leave_error_to_rank_zero(error: BaseException) -> None:
     """Note the error where rank zero finds it, if it is one of the kind that takes one line, and end."""
+    if is_termination(error):
+        raise SystemExit(TERMINATED)  # rank zero, which handed the signal on, says so
     lost = is_lost_connection(error)
     code = 1 if lost else exit_code(error)
     if code is None or (is_from_users_code(error) and not lost):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steepest.cli import BAD_ENVIRONMENT, INTERRUPTED, fail
+from steepest.cli import BAD_ENVIRONMENT, BAD_INPUT, INTERRUPTED, fail
 from steepest.one_line_parser import OneLineParser
 from steepest.study.backends import RunOptions
 from steepest.study.belonging import results_of
@@ -95,7 +95,7 @@ def _run(study: Study, folder: Path, options: RunOptions, report: bool) -> None:
         fail(
             f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error}; their output is in "
             f"{logs}; `steepest study resume {shlex.quote(_shown(folder))} --retry` runs them again",
-            BAD_ENVIRONMENT,
+            BAD_INPUT if all(result.refused for result in failed) else BAD_ENVIRONMENT,
         )
 
 

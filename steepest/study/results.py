@@ -37,6 +37,7 @@ class TrialResult:
         run_folder: The run's folder, relative to the study's.
         host: Where it ran.
         finished_at: When it ended, in UTC.
+        refused: Whether it failed as bad input before its first step: its options or data are to blame, not the run.
     """
 
     key: str
@@ -57,6 +58,7 @@ class TrialResult:
     run_folder: str
     host: str
     finished_at: str
+    refused: bool = False
 
     @property
     def cell(self) -> tuple[str, ...]:
@@ -94,7 +96,9 @@ def read_result(folder: Path, key: str) -> TrialResult | None:
     path = result_path(folder, key)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrialResult(**{field.name: content[field.name] for field in fields(TrialResult)})
+        return TrialResult(
+            **{field.name: content[field.name] for field in fields(TrialResult) if field.name in content}
+        )
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

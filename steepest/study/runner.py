@@ -13,7 +13,7 @@ from steepest.study.belonging import results_of
 from steepest.study.claims import claimed, is_claimed
 from steepest.study.definition import Study
 from steepest.study.engine import Engine, WorkerDied
-from steepest.study.plan import Trial, cells, final_trials, tuning_trials
+from steepest.study.plan import Trial, cells, describe, final_trials, tuning_trials
 from steepest.study.progress import Progress, count_of
 from steepest.study.results import TrialResult, load_results, read_result, result_path
 from steepest.study.trial import record_death, run_trial
@@ -62,7 +62,8 @@ def run_study(study: Study, folder: Path, options: RunOptions, progress: Progres
         Number of trials of other shards without which the final ones cannot be known, or 0 when this share is done.
 
     Raises:
-        ValueError: if no trial logs the study's metric; what was run until then is kept.
+        ValueError: if no trial logs the study's metric, or the first trials are refused by `steepest fit`; what was
+            run until then is kept.
         OSError: if the disk is full or a cluster is out of reach.
     """
     return _StudyRun(study, folder, options, progress).run()
@@ -75,6 +76,7 @@ class _StudyRun:
         self._logs_metric = False
         for result in self._own():
             self._check_metric(result)
+        self._has_run = any(not result.refused for result in self._own())
 
     def run(self) -> int:
         study, share = self.study, self.options.shard.share
@@ -148,6 +150,7 @@ class _StudyRun:
     def _take(self, result: TrialResult) -> None:
         self.results[result.key] = result
         self.progress.finished(result, result.value(self.study.metric))
+        self._check_options(result)
         self._check_metric(result)
 
     def _wait_for(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -166,6 +169,14 @@ class _StudyRun:
                 return self._missing(waiting)
             time.sleep(POLL)
         return []
+
+    def _check_options(self, result: TrialResult) -> None:
+        """What is wrong with the first trials is often wrong with all; later ones are failures among others."""
+        if self._has_run or not result.refused:
+            self._has_run = True
+            return
+        result_path(self.folder, result.key).unlink(missing_ok=True)  # once it is put right, it shall run
+        raise ValueError(f"{self.study.name}, {describe(result.labels, result.point)}: {result.error}")
 
     def _check_metric(self, result: TrialResult) -> None:
         if self._logs_metric or result.status != "finished":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from steepest.cli import INTERRUPTED, exit_code, is_from_users_code, message_of
+from steepest.cli import BAD_INPUT, INTERRUPTED, TERMINATED, exit_code, is_from_users_code, is_termination, message_of
 from steepest.orphans import ENDS_WITH_PARENT
 from steepest.study.gpus import claimed_gpus
 from steepest.study.isolation import isolated, output_into
@@ -48,10 +48,12 @@ class Ending:
     Attributes:
         error: The error in one line, or None.
         diverged: Whether the error is that of a loss or gradient that is not finite.
+        bad_input: Whether the command said that what it was given is wrong.
     """
 
     error: str | None = None
     diverged: bool = False
+    bad_input: bool = False
 
 
 def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None) -> TrialResult:
@@ -65,7 +67,7 @@ def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None) ->
         data_dir: Folder of data that lie in files; None takes the run's own default.
 
     Raises:
-        KeyboardInterrupt: if the run is interrupted; then there is no result.
+        KeyboardInterrupt: if the run is interrupted or terminated; then there is no result.
         OSError: if the disk is full; then there is no result either.
     """
     start = time.perf_counter()
@@ -116,17 +118,20 @@ def _run_here(words: Sequence[str], log: Path) -> Ending:
         except KeyboardInterrupt:
             raise
         except SystemExit as exit:
-            if isinstance(exit.__context__, KeyboardInterrupt):
+            if isinstance(exit.__context__, KeyboardInterrupt) or is_termination(exit):
                 raise KeyboardInterrupt from exit
-            return Ending(getattr(exit, "message", None) or f"ended with exit code {exit.code}")
+            line = getattr(exit, "message", None) or f"ended with exit code {exit.code}"
+            return Ending(line, bad_input=exit.code == BAD_INPUT)
         except Exception as error:
             if full := _full_disk(error):
                 raise full from error
             traceback.print_exc()
-            line = message_of(error)
-            if exit_code(error) is None or is_from_users_code(error):
+            line, code = message_of(error), exit_code(error)
+            if is_from_users_code(error):
+                code = None
+            if code is None:
                 line = f"{type(error).__name__}: {line}"
-            return Ending(line, diverged=isinstance(error, FloatingPointError))
+            return Ending(line, diverged=isinstance(error, FloatingPointError), bad_input=code == BAD_INPUT)
     return Ending()
 
 
@@ -143,13 +148,14 @@ def _run_apart(words: Sequence[str], log: Path) -> Ending:
         finally:
             process.kill()
             process.wait()
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, TERMINATED):
         raise KeyboardInterrupt
     if code == 0:
         return Ending()
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     killed = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return Ending(_last_error(lines) or killed, diverged=any("FloatingPointError" in line for line in lines))
+    diverged = any("FloatingPointError" in line for line in lines)
+    return Ending(_last_error(lines) or killed, diverged, bad_input=code == BAD_INPUT)
 
 
 def _last_error(lines: Sequence[str]) -> str | None:
@@ -205,4 +211,5 @@ def _result(
         run_folder="" if folder is None else folder.relative_to(study_folder).as_posix(),
         host=socket.gethostname(),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        refused=status == "failed" and steps == 0 and ending.bad_input,
     )

@@ -85,6 +85,21 @@ def test_an_interrupt_ends_all_ranks_in_one_line(tmp_path) -> None:
 
 @LINUX
 @pytest.mark.slow
+def test_termination_ends_all_ranks_in_one_line(tmp_path) -> None:
+    process, _ = start_long_run(tmp_path)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    *signals, line = err.splitlines()  # Lightning names the ranks that the signal has reached
+    assert line == "steepest: error: terminated"
+    assert all("Received SIGTERM" in each for each in signals)
+    assert session(process) == {}
+    record = json.loads((tmp_path / "runs" / "small" / "version_0" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+
+
+@LINUX
+@pytest.mark.slow
 def test_ranks_end_with_rank_zero(tmp_path) -> None:
     process, ranks = start_long_run(tmp_path)
     os.kill(ranks["1"], signal.SIGSTOP)  # as if it computed for long: it notices no closed connection

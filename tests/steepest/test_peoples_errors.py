@@ -59,6 +59,17 @@ def test_interrupt(steepest, folder):
     assert '"status": "interrupted"' in (folder / "runs/tiny/version_0/run.json").read_text()
 
 
+def test_termination_is_no_success(steepest, folder):
+    (folder / "stopped.py").write_text(
+        "import os, signal\nfrom lightning_modules import ImageClassifier\n\nclass Stopped(ImageClassifier):\n"
+        "    def on_train_batch_start(self, batch, batch_idx):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    outcome = steepest(*shlex.split(FIT + "--model stopped.Stopped --model.network SimpleMLP"))
+    assert outcome.err == "steepest: error: terminated\n"
+    assert outcome.code == 143
+    assert '"status": "interrupted"' in (folder / "runs/tiny/version_0/run.json").read_text()
+
+
 def test_wrong_option_of_peoples_own_class_is_one_line(steepest, folder):
     (folder / "strict.py").write_text(
         "from torch import nn\n\nclass Strict(nn.Linear):\n"

@@ -192,6 +192,26 @@ def test_a_metric_that_nobody_logs_stops_the_study_and_a_changed_file_only_adds(
     assert "6 finished" in out
 
 
+def test_options_that_are_refused_at_the_start_stop_the_study_and_later_are_rows(tmp_path) -> None:
+    axes = {"solver": {name: {"optimizer.inner_solver": name} for name in ("exactly", "exact")}}
+    options = {"optimizer": "muon_sgd"}
+    write_study(tmp_path, axes=axes, options=options, seeds=1)
+    code, out, err = study_command(tmp_path, *run_words("--jobs", "1"))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "question, exactly: " in err
+    assert "spectral_clip" in err  # what is allowed
+    assert out.count("seed") == 1
+    assert results(tmp_path) == {}  # once it is put right, it runs without --retry
+    axes["solver"] = dict(reversed(axes["solver"].items()))
+    write_study(tmp_path, axes=axes, options=options, seeds=1)
+    code, out, err = study_command(tmp_path, *run_words("--jobs", "1"))
+    assert code == 2
+    assert "1 of 2 trials failed" in err
+    assert "1 finished, 1 failed" in out
+    assert sorted(result.refused for result in results(tmp_path).values()) == [False, True]
+
+
 @pytest.mark.timeout(600)
 def test_two_runners_that_end_together_write_one_report_after_the_other(tmp_path) -> None:
     write_study(tmp_path, seeds=1)

@@ -58,6 +58,10 @@ class Interrupting(lightning.Callback):
     def on_train_batch_end(self, *arguments):
         raise KeyboardInterrupt
 
+class Terminated(lightning.Callback):
+    def on_train_batch_end(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+
 class Full(lightning.Callback):
     def on_train_batch_end(self, *arguments):
         try:
@@ -153,12 +157,15 @@ def test_endings_are_told_apart(folder, run, changes, status, error, diverged_at
         assert "\n" not in result.error
         log = (folder / "s/trials" / trial.key / "output.log").read_text()
         assert result.error.split()[-1] in log
+    assert result.refused == ("options" in changes and status == "failed")
     if "callbacks" in changes:
         assert "Traceback" in log
         assert "own.py" in log
 
 
-@pytest.mark.parametrize(("callback", "error"), [("Interrupting", KeyboardInterrupt), ("Full", OSError)])
+@pytest.mark.parametrize(
+    ("callback", "error"), [("Interrupting", KeyboardInterrupt), ("Terminated", KeyboardInterrupt), ("Full", OSError)]
+)
 def test_what_is_nobodys_result_leaves_none_and_is_cleared_away(folder, run, callback, error) -> None:
     _, trial = first_trial(folder, **with_callback(callback))
     with pytest.raises(error) as raised:
@@ -170,9 +177,10 @@ def test_what_is_nobodys_result_leaves_none_and_is_cleared_away(folder, run, cal
     runs = folder / "s/runs/final/optimizer=SGD/seed_0"
     assert [path.name for path in runs.iterdir()] == ["version_0"]
     (runs / "version_0/left.txt").write_text("of the first attempt")
-    (folder / "own.py").write_text(
-        DISTURBING.replace("raise KeyboardInterrupt", "pass").replace("raise OSError", "pass #")
-    )
+    healed = DISTURBING
+    for disturbance in ("raise KeyboardInterrupt", "raise OSError", "os.kill"):
+        healed = healed.replace(disturbance, "pass #")
+    (folder / "own.py").write_text(healed)
     sys.modules.pop("own")
     result = run(trial, folder / "s")
     assert result.status == "finished"
