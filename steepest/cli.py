@@ -49,7 +49,7 @@ class Failure(SystemExit):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; returns normally on success and exits with 1, 2 or 130 otherwise.
+    """Run one command; returns normally on success and exits with 1, 2, 130 or 143 otherwise.
 
     Args:
         arguments: Words after `steepest`; None takes them from the process.
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(exit.__context__, KeyboardInterrupt) and not isinstance(exit, Failure):
             fail("interrupted", INTERRUPTED)
         if is_termination(exit):
-            fail("terminated", TERMINATED)
+            report(exit)
         raise
     except Exception as error:
         report(error)
@@ -107,6 +107,8 @@ def is_termination(error: BaseException) -> bool:
 
 def report(error: BaseException) -> None:
     """Print what went wrong in one line and leave; errors that are nobody's input keep their traceback."""
+    if is_termination(error):
+        fail("terminated", TERMINATED)
     code = exit_code(error)
     if code is None or is_from_users_code(error):
         raise error

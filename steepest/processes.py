@@ -19,6 +19,7 @@ from typing import Any
 
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from steepest.cli import BAD_INPUT, TERMINATED, exit_code, is_from_users_code, is_termination, one_line
@@ -116,6 +117,8 @@ class RankLauncher(_SubprocessScriptLauncher):
         reported = {rank: self._reported(rank) for rank, _ in failed}
         # A rank that only lost its connection to another one is a victim, not the cause.
         for rank, code in failed:
+            if code == TERMINATED:
+                return SIGTERMException()
             if code < 0:
                 return DeadRankError(f"rank {rank} died (killed by signal {-code}{_signal_name(-code)})")
             report = reported[rank]
@@ -134,11 +137,13 @@ class RankLauncher(_SubprocessScriptLauncher):
             if self.ending.wait(0.2):
                 return
         # With gloo rank zero notices at once, with NCCL it may wait for the dead rank until a timeout of many minutes.
-        if self.ending.wait(GRACE):
+        # A rank that was terminated is no reason to hurry: most often rank zero was too, and is ending in order.
+        death = self._death() or DeadRankError("another rank died")
+        if self.ending.wait(FAREWELL if is_termination(death) else GRACE):
             return
         code = 1
         try:
-            self.on_stuck(self._death() or DeadRankError("another rank died"))
+            self.on_stuck(death)
         except SystemExit as exit:
             code = exit.code if isinstance(exit.code, int) else 1
         finally:
@@ -178,7 +183,7 @@ def is_started_by_rank_zero() -> bool:
 def leave_error_to_rank_zero(error: BaseException) -> None:
     """Note the error where rank zero finds it, if it is one of the kind that takes one line, and end."""
     if is_termination(error):
-        raise SystemExit(TERMINATED)  # rank zero, which handed the signal on, says so
+        raise SystemExit(TERMINATED)  # rank zero says so
     lost = is_lost_connection(error)
     code = 1 if lost else exit_code(error)
     if code is None or (is_from_users_code(error) and not lost):

@@ -26,6 +26,8 @@ def isolated() -> Iterator[None]:
     format_warning = warnings.formatwarning
     handlers = _signal_handlers()
     flags = _torch_flags()
+    if handlers:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's raises an exit in the midst of a run
     with warnings.catch_warnings():
         try:
             yield

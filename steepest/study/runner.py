@@ -62,8 +62,8 @@ def run_study(study: Study, folder: Path, options: RunOptions, progress: Progres
         Number of trials of other shards without which the final ones cannot be known, or 0 when this share is done.
 
     Raises:
-        ValueError: if no trial logs the study's metric, or the first trials are refused by `steepest fit`; what was
-            run until then is kept.
+        ValueError: if no trial logs the study's metric, or `steepest fit` refuses the first trial; what was run
+            until then is kept.
         OSError: if the disk is full or a cluster is out of reach.
     """
     return _StudyRun(study, folder, options, progress).run()
@@ -76,7 +76,6 @@ class _StudyRun:
         self._logs_metric = False
         for result in self._own():
             self._check_metric(result)
-        self._has_run = any(not result.refused for result in self._own())
 
     def run(self) -> int:
         study, share = self.study, self.options.shard.share
@@ -117,8 +116,7 @@ class _StudyRun:
 
     def _stage(self, engine: Engine, placement: Placement, trials: Sequence[Trial]) -> None:
         mine = self.options.shard.share(trials)
-        if self.options.retry:
-            self._forget_failed(mine)
+        self._forget_failed(mine)
         missing = self._missing(mine)
         if missing:
             note_environment(self.folder, placement, self.options)
@@ -130,14 +128,17 @@ class _StudyRun:
                 if outcome is None:
                     elsewhere.append(task.trial)
                 else:
-                    self._take(self._lasting(task, outcome))
+                    result = self._lasting(task, outcome)
+                    self._take(result)
+                    self._check_options(result, first=missing[0])
             missing = self._wait_for(elsewhere)
 
     def _forget_failed(self, trials: Sequence[Trial]) -> None:
+        """With `--retry`; without it those that were refused, as their options or data may have been put right."""
         self._missing(trials)
         for trial in trials:
             result = self.results.get(trial.key)
-            if result is not None and result.status == "failed":
+            if result is not None and (result.refused or (self.options.retry and result.status == "failed")):
                 result_path(self.folder, trial.key).unlink(missing_ok=True)
                 del self.results[trial.key]
 
@@ -150,7 +151,6 @@ class _StudyRun:
     def _take(self, result: TrialResult) -> None:
         self.results[result.key] = result
         self.progress.finished(result, result.value(self.study.metric))
-        self._check_options(result)
         self._check_metric(result)
 
     def _wait_for(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -170,13 +170,10 @@ class _StudyRun:
             time.sleep(POLL)
         return []
 
-    def _check_options(self, result: TrialResult) -> None:
-        """What is wrong with the first trials is often wrong with all; later ones are failures among others."""
-        if self._has_run or not result.refused:
-            self._has_run = True
-            return
-        result_path(self.folder, result.key).unlink(missing_ok=True)  # once it is put right, it shall run
-        raise ValueError(f"{self.study.name}, {describe(result.labels, result.point)}: {result.error}")
+    def _check_options(self, result: TrialResult, first: Trial) -> None:
+        """What is wrong with the first trial is often wrong with all; later ones are failures among others."""
+        if result.key == first.key and result.refused and all(each.refused for each in load_results(self.folder)):
+            raise ValueError(f"{self.study.name}, {describe(result.labels, result.point)}: {result.error}")
 
     def _check_metric(self, result: TrialResult) -> None:
         if self._logs_metric or result.status != "finished":

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from steepest.cli import BAD_INPUT, INTERRUPTED, TERMINATED, exit_code, is_from_users_code, is_termination, message_of
+from steepest.cli import BAD_INPUT, INTERRUPTED, exit_code, is_from_users_code, is_termination, message_of
 from steepest.orphans import ENDS_WITH_PARENT
 from steepest.study.gpus import claimed_gpus
 from steepest.study.isolation import isolated, output_into
@@ -67,7 +68,7 @@ def run_trial(trial: Trial, study_folder: Path, data_dir: Path | None = None) ->
         data_dir: Folder of data that lie in files; None takes the run's own default.
 
     Raises:
-        KeyboardInterrupt: if the run is interrupted or terminated; then there is no result.
+        KeyboardInterrupt: if the run is interrupted; then there is no result.
         OSError: if the disk is full; then there is no result either.
     """
     start = time.perf_counter()
@@ -118,8 +119,11 @@ def _run_here(words: Sequence[str], log: Path) -> Ending:
         except KeyboardInterrupt:
             raise
         except SystemExit as exit:
-            if isinstance(exit.__context__, KeyboardInterrupt) or is_termination(exit):
+            if isinstance(exit.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from exit
+            if is_termination(exit):
+                # Lightning has caught the signal; now it ends this process, as any other in which no result is left.
+                os.kill(os.getpid(), signal.SIGTERM)
             line = getattr(exit, "message", None) or f"ended with exit code {exit.code}"
             return Ending(line, bad_input=exit.code == BAD_INPUT)
         except Exception as error:
@@ -148,7 +152,7 @@ def _run_apart(words: Sequence[str], log: Path) -> Ending:
         finally:
             process.kill()
             process.wait()
-    if code in (INTERRUPTED, TERMINATED):
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code == 0:
         return Ending()

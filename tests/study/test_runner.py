@@ -202,7 +202,7 @@ def test_options_that_are_refused_at_the_start_stop_the_study_and_later_are_rows
     assert "question, exactly: " in err
     assert "spectral_clip" in err  # what is allowed
     assert out.count("seed") == 1
-    assert results(tmp_path) == {}  # once it is put right, it runs without --retry
+    assert [result.refused for result in results(tmp_path).values()] == [True]
     axes["solver"] = dict(reversed(axes["solver"].items()))
     write_study(tmp_path, axes=axes, options=options, seeds=1)
     code, out, err = study_command(tmp_path, *run_words("--jobs", "1"))
@@ -210,6 +210,9 @@ def test_options_that_are_refused_at_the_start_stop_the_study_and_later_are_rows
     assert "1 of 2 trials failed" in err
     assert "1 finished, 1 failed" in out
     assert sorted(result.refused for result in results(tmp_path).values()) == [False, True]
+    code, out, err = study_command(tmp_path, "resume", FOLDER, "--report", "false")
+    assert code == 2
+    assert out.count("seed") == 1  # the refused one: what was wrong might have been put right
 
 
 @pytest.mark.timeout(600)

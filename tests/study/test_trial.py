@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
-from steepest.study.engine import Engine, LokyBackend
+from steepest.study.engine import Engine, LokyBackend, WorkerDied
 from steepest.study.isolation import isolated
 from steepest.study.plan import final_trials, make_trial
 from steepest.study.results import TrialResult, read_result, result_path
@@ -59,8 +59,10 @@ class Interrupting(lightning.Callback):
         raise KeyboardInterrupt
 
 class Terminated(lightning.Callback):
-    def on_train_batch_end(self, *arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.is_global_zero and not os.path.exists("terminated"):
+            open("terminated", "w").close()
+            os.kill(os.getpid(), signal.SIGTERM)
 
 class Full(lightning.Callback):
     def on_train_batch_end(self, *arguments):
@@ -163,9 +165,7 @@ def test_endings_are_told_apart(folder, run, changes, status, error, diverged_at
         assert "own.py" in log
 
 
-@pytest.mark.parametrize(
-    ("callback", "error"), [("Interrupting", KeyboardInterrupt), ("Terminated", KeyboardInterrupt), ("Full", OSError)]
-)
+@pytest.mark.parametrize(("callback", "error"), [("Interrupting", KeyboardInterrupt), ("Full", OSError)])
 def test_what_is_nobodys_result_leaves_none_and_is_cleared_away(folder, run, callback, error) -> None:
     _, trial = first_trial(folder, **with_callback(callback))
     with pytest.raises(error) as raised:
@@ -177,10 +177,9 @@ def test_what_is_nobodys_result_leaves_none_and_is_cleared_away(folder, run, cal
     runs = folder / "s/runs/final/optimizer=SGD/seed_0"
     assert [path.name for path in runs.iterdir()] == ["version_0"]
     (runs / "version_0/left.txt").write_text("of the first attempt")
-    healed = DISTURBING
-    for disturbance in ("raise KeyboardInterrupt", "raise OSError", "os.kill"):
-        healed = healed.replace(disturbance, "pass #")
-    (folder / "own.py").write_text(healed)
+    (folder / "own.py").write_text(
+        DISTURBING.replace("raise KeyboardInterrupt", "pass").replace("raise OSError", "pass #")
+    )
     sys.modules.pop("own")
     result = run(trial, folder / "s")
     assert result.status == "finished"
@@ -218,6 +217,18 @@ def test_a_reused_process_gives_the_numbers_of_a_fresh_one(folder) -> None:
 
 
 @pytest.mark.slow
+def test_a_terminated_process_ends_as_a_killed_one_does(folder) -> None:
+    _, trial = first_trial(folder, **with_callback("Terminated"))
+    with Engine(LokyBackend(1, 1)) as engine:
+        [(_, outcome)] = engine.run(lambda trial: run_trial(trial, folder / "s"), [trial])
+        assert isinstance(outcome, WorkerDied)
+        assert "SIGTERM" in outcome.reason
+        assert read_result(folder / "s", trial.key) is None
+        [(_, result)] = engine.run(lambda trial: run_trial(trial, folder / "s"), [trial])
+    assert (result.status, result.steps) == ("finished", 4)
+
+
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_a_trial_on_several_processes_has_a_process_group_of_its_own(folder, monkeypatch) -> None:
     options = {"trainer.devices": 2, "trainer.strategy": "ddp"}
@@ -232,6 +243,8 @@ def test_a_trial_on_several_processes_has_a_process_group_of_its_own(folder, mon
     failing = run_trial(first_trial(folder, options=options, **with_callback("Failing"))[1], folder / "s")
     assert failing.status == "failed"
     assert "a mistake of its own" in failing.error
+    terminated = run_trial(first_trial(folder, options=options, **with_callback("Terminated"))[1], folder / "s")
+    assert (terminated.status, terminated.error) == ("failed", "terminated")
 
 
 def test_a_command_gives_back_what_it_changes_in_the_process(folder) -> None:
