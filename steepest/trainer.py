@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from callbacks.landscapes import Directions, LandscapeOptions
 from callbacks.lr_range_test import LRRangeTest, Mode
@@ -18,6 +19,7 @@ from diagnostics.lr_suggestions import Rule
 from optim import OptimizerFactory
 from steepest.landscape import run_landscape
 from steepest.lr_range import Rebuild, TestOnly, run_tests
+from steepest.processes import is_started_by_rank_zero
 
 _NOTHING = nullcontext()
 
@@ -28,6 +30,18 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> AbstractContextManager[None]:
         """A context that does nothing, always the same one."""
         return _NOTHING
+
+
+class SignalConnector(_SignalConnector):
+    """Notes SIGTERM, which then ends the run at the end of the batch; ranks started by rank zero leave it to that one.
+
+    Lightning hands the signal on, and from within the handler begins a collective amid those that are under way: now
+    and then the ranks wait for each other for ever.
+    """
+
+    def _sigterm_notifier_fn(self, *_: Any) -> None:
+        if not is_started_by_rank_zero():
+            self.received_sigterm = True
 
 
 class Trainer(lightning.Trainer):
@@ -45,6 +59,7 @@ class Trainer(lightning.Trainer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._signal_connector = SignalConnector(self)
         if type(self.profiler) is PassThroughProfiler:
             self.profiler = NoProfiler()
 
