@@ -48,25 +48,18 @@ class Faulty(LightningModule):
     assert any(entry.path.name == "faulty.py" for entry in caught.traceback)
 
 
-def test_interrupt(steepest, folder):
-    (folder / "stopped.py").write_text(
-        "from lightning_modules import ImageClassifier\n\nclass Stopped(ImageClassifier):\n"
-        "    def training_step(self, batch, batch_idx):\n        raise KeyboardInterrupt\n"
-    )
-    outcome = steepest(*shlex.split(FIT + "--model stopped.Stopped --model.network SimpleMLP"))
-    assert outcome.err == "steepest: error: interrupted\n"
-    assert outcome.code == 130
-    assert '"status": "interrupted"' in (folder / "runs/tiny/version_0/run.json").read_text()
-
-
-def test_termination_is_no_success(steepest, folder):
+@pytest.mark.parametrize(
+    ("statement", "said", "code"),
+    [("raise KeyboardInterrupt", "interrupted", 130), ("os.kill(os.getpid(), signal.SIGTERM)", "terminated", 143)],
+)
+def test_a_stopped_run_is_no_success(steepest, folder, statement, said, code):
     (folder / "stopped.py").write_text(
         "import os, signal\nfrom lightning_modules import ImageClassifier\n\nclass Stopped(ImageClassifier):\n"
-        "    def on_train_batch_start(self, batch, batch_idx):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    def on_train_batch_start(self, batch, batch_idx):\n        {statement}\n"
     )
     outcome = steepest(*shlex.split(FIT + "--model stopped.Stopped --model.network SimpleMLP"))
-    assert outcome.err == "steepest: error: terminated\n"
-    assert outcome.code == 143
+    assert outcome.err == f"steepest: error: {said}\n"
+    assert outcome.code == code
     assert '"status": "interrupted"' in (folder / "runs/tiny/version_0/run.json").read_text()
 
 
