@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from datamodules.augmentation import ImageStore
-from datamodules.loader import TensorLoader
-from datamodules.token_windows import TrainingWindows
+from steepest.datamodules.augmentation import ImageStore
+from steepest.datamodules.loader import TensorLoader
+from steepest.datamodules.token_windows import TrainingWindows
 
 SAMPLES = 20_000
 PER_SAMPLE = 2_048  # images a round of the slow ways, which have the same speed throughout

@@ -32,10 +32,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-import callbacks
-from lightning_modules.networks import SmallCNN
-from optim.classics import adamw
-from steepest.trainer import Trainer
+import steepest.callbacks as callbacks
+from steepest.command_line.trainer import Trainer
+from steepest.lightning_modules.networks import SmallCNN
+from steepest.optim.classical.torch_optimizers import adamw
 
 NEVER = 1_000_000_000
 COPIES = 10

@@ -30,12 +30,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-import callbacks
-from callbacks import StepProgressBar, StepSeed
-from lightning_modules.base import BaseModule
-from optim.classics import momentum
-from steepest.completion import DEFAULT_CALLBACKS
-from steepest.trainer import Trainer
+import steepest.callbacks as callbacks
+from steepest.callbacks import StepProgressBar, StepSeed
+from steepest.command_line.completion import DEFAULT_CALLBACKS
+from steepest.command_line.trainer import Trainer
+from steepest.lightning_modules.base import BaseModule
+from steepest.optim.classical.torch_optimizers import momentum
 
 WARM_UP = 60  # steps before the clock starts: past the first logging step
 SCALARS = ("loss", "accuracy", "confidence", "entropy", "margin")

@@ -5,7 +5,7 @@
 CPU time between two forward passes, so that other processes matter little: contestants take turns, ratios are formed
 within a turn, and the median over the turns is printed. Every one trains the same network on the same batches of a
 plain DataLoader over a range in which nothing diverges. Lightning's `lr_find` needs a module with an attribute `lr`;
-torch-lr-finder (`pip install torch-lr-finder --no-deps`) is left out where it is not installed.
+torch-lr-finder is left out where it is not installed; `make bench` installs it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import LRRangeTest
+from steepest.callbacks import LRRangeTest
 
 WARM_UP = 20  # steps before the clock starts
 LOW, HIGH = 1e-6, 1e-4
@@ -117,6 +117,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     contestants = dict(CONTESTANTS)
     if importlib.util.find_spec("torch_lr_finder") is None:
+        print("torch-lr-finder: left out, torch_lr_finder is not installed")
         del contestants["torch-lr-finder"]
     generator = torch.Generator().manual_seed(0)
     count = 16 * (options.steps + 2)

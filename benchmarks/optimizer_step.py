@@ -3,8 +3,8 @@
 All contestants of a table step in turn, round after round, on the same constant gradients and one thread. The tables,
 in Markdown, show medians of the CPU time (on a GPU: of the time until it is done) and medians of the ratios to the
 first contestant within a round, which other work on the machine hardly changes. Of the inner solvers they also show
-the largest relative duality gap left. A library that is not installed is left out by name:
-`pip install pytorch-optimizer timm torch-optimi heavyball` brings all.
+the largest relative duality gap left. A library that is not installed is left out by name;
+`make bench` installs all.
 
     OMP_NUM_THREADS=1 python benchmarks/optimizer_step.py [--rounds 15] [--only muon] [--device cuda] [--heavyball]
 """
@@ -26,9 +26,9 @@ from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
 
-from optim import OPTIMIZERS
-from optim.autosgm.options import Numerator
-from optim.composite import Composite
+from steepest.optim import OPTIMIZERS
+from steepest.optim.autosgm.options import Numerator
+from steepest.optim.core.composite import Composite
 
 Make = Callable[[nn.Module], Optimizer]
 
@@ -164,7 +164,9 @@ def tables(heavyball: bool) -> dict[str, dict[str, Make]]:
                 for name in get_args(Numerator)
             },
             **{
-                f"literal, {name}": on_parameters("optim.autosgm", "ReferenceAutoSGM", lr_cfg=(True, 1e-3, number))
+                f"literal, {name}": on_parameters(
+                    "steepest.optim.autosgm", "ReferenceAutoSGM", lr_cfg=(True, 1e-3, number)
+                )
                 for number, name in enumerate(get_args(Numerator))
             },
         },

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from diagnostics.spectral import singular_values
-from diagnostics.spectral_matrices import matrix_norms
+from steepest.diagnostics.spectral.singular_values import matrix_norms, singular_values
 
 WARM_STEPS = 2
 """As SpectralMonitor takes them."""

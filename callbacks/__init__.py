@@ -1,38 +1,18 @@
 """Thin Lightning callbacks around the functions of `diagnostics`.
 
-What is imported here can be named without a path on the command line: `--trainer.callbacks+=GradientFlowMonitor`.
+Every public callback in a module of this folder can be named without a path, here and on the command line:
+`--trainer.callbacks+=GradientFlowMonitor`.
 """
 
-from callbacks.checkpoints import Checkpoints
-from callbacks.divergence_stop import DivergenceStop
-from callbacks.gradient_flow import GradientFlowMonitor
-from callbacks.learning_rate import LearningRateTracker
-from callbacks.loss_landscape import LossLandscape
-from callbacks.lr_range_test import LRRangeTest
-from callbacks.noise_scale import GradientNoiseScale
-from callbacks.objective_trajectory import ObjectiveTrajectory
-from callbacks.progress_bar import StepProgressBar
-from callbacks.schedule_free import ScheduleFreeSwitch
-from callbacks.sharpness import SharpnessProbe
-from callbacks.spectral_norm import SpectralNormTracker
-from callbacks.step_seed import StepSeed
-from callbacks.training_clock import TrainingClock
-from callbacks.update_dynamics import UpdateDynamics
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Checkpoints",
-    "DivergenceStop",
-    "GradientFlowMonitor",
-    "GradientNoiseScale",
-    "LRRangeTest",
-    "LearningRateTracker",
-    "LossLandscape",
-    "ObjectiveTrajectory",
-    "ScheduleFreeSwitch",
-    "SharpnessProbe",
-    "SpectralNormTracker",
-    "StepProgressBar",
-    "StepSeed",
-    "TrainingClock",
-    "UpdateDynamics",
-]
+from lightning.pytorch.callbacks import Callback
+
+from steepest.common.discovery import offer_classes
+
+offer_classes("steepest.callbacks", Callback, globals())
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Tell type checkers, which run nothing, that there are names; in the modules they see each with its type."""

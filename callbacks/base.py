@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from callbacks.cadence import Cadence, steps_until_affordable
-from callbacks.charts import Charts, write_charts
-from callbacks.probe import MeasurementUnavailableError
-from diagnostics.artifacts import render, save_figure, save_json
+from steepest.callbacks.cadence import Cadence, steps_until_affordable
+from steepest.callbacks.charts import Charts, write_charts
+from steepest.callbacks.probe import MeasurementUnavailableError
+from steepest.diagnostics.common.artifacts import render, save_figure, save_json
+
+__all__: list[str] = []  # a base, no callback that can be chosen
 
 Result = TypeVar("Result")
 
@@ -28,8 +30,8 @@ class Diagnostic(Callback):
     """Calls `measure` when it is due and writes the scalars it returns at the true optimizer step.
 
     A subclass sets `name` and overrides `measure`, which runs on every rank after the optimizer step, usually inside
-    `callbacks.probe.probe`. A measurement that fails on any rank is left out on all of them with one warning, and
-    training goes on. Scalars that are not finite are left out: a gap in the curve, never a NaN.
+    `steepest.callbacks.probe.probe`. A measurement that fails on any rank is left out on all of them with one warning,
+    and training goes on. Scalars that are not finite are left out: a gap in the curve, never a NaN.
 
     Collectives: `measure` is called on all ranks alike and may use `reduce_mean` and `reduce_max`. Work that can fail
     on one rank alone belongs into `with self.together(trainer):` before them, or the other ranks would wait for ever.
@@ -46,7 +48,7 @@ class Diagnostic(Callback):
     Attributes:
         name: Short name, of its own scalars (`diagnostics/<name>_seconds`).
         group: First part of the tags of its figures, the same as that of its scalars.
-        charts: Scalars that belong together; see `callbacks.charts`.
+        charts: Scalars that belong together; see `steepest.callbacks.charts`.
         total_seconds: Time spent on this diagnostic so far, earlier parts of a resumed run included.
         run_folder: The run's folder, or None if there is no logger with a folder.
 

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from diagnostics.artifacts import write_atomically
+from steepest.common.atomic import replacing
 
 
 class Checkpoints(Checkpoint):
@@ -57,7 +57,8 @@ class Checkpoints(Checkpoint):
             return
         target = self._folder / "best.ckpt"
         if trainer.is_global_zero and Path(self._parent_best).is_file() and not target.exists():
-            write_atomically(target, lambda temporary: shutil.copyfile(self._parent_best, temporary))
+            with replacing(target) as partial:
+                shutil.copyfile(self._parent_best, partial)
         self.best_model_path = str(target)
 
     def on_train_batch_end(
@@ -108,7 +109,8 @@ class Checkpoints(Checkpoint):
 
     def _between_batches_is_not_clean(self, trainer: Trainer, batch_idx: int) -> bool:
         loop = trainer.fit_loop.epoch_loop
-        if loop.batch_progress.is_last_batch or loop._should_accumulate():
+        accumulates = loop.batch_progress.current.ready % trainer.accumulate_grad_batches != 0
+        if loop.batch_progress.is_last_batch or accumulates:
             return True
         interval = trainer.val_check_batch
         if not trainer.enable_validation or interval is None or interval == float("inf"):

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from diagnostics.artifacts import save_json
-from diagnostics.divergence import first_divergence
+from steepest.diagnostics.common.artifacts import save_json
+from steepest.diagnostics.common.batches import first_divergence
 
 
 class DivergenceStop(Callback):

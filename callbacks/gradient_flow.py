@@ -2,33 +2,36 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from matplotlib.figure import Figure
 from torch import nn
 from torch.optim import Optimizer
 
-from callbacks.charts import Charts
-from callbacks.loss_scale import gradient_scale
-from callbacks.probe import probe
-from callbacks.reporting import ReportingDiagnostic
-from diagnostics import figures
-from diagnostics.dead_units import dead_relu_units, has_relu
-from diagnostics.flow_history import FlowHistory
-from diagnostics.gradient_flow import (
+from steepest.callbacks.charts import Charts
+from steepest.callbacks.loss_scale import gradient_scale
+from steepest.callbacks.probe import probe
+from steepest.callbacks.reporting import HistoryDiagnostic
+from steepest.common.history import History
+from steepest.common.parameter_names import parameter_names
+from steepest.diagnostics.gradient_flow import figures
+from steepest.diagnostics.gradient_flow.dead_units import dead_relu_units, has_relu
+from steepest.diagnostics.gradient_flow.flow import (
+    FIELDS,
     GradientFlow,
     first_nonfinite_layer,
     gradient_flow,
     merge,
     with_updates,
 )
-from diagnostics.updates import UpdateRecorder, optimizer_parameters, plain_name
+from steepest.diagnostics.updates.recorders import UpdateRecorder, optimizer_parameters
 
 
-class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
+class GradientFlowMonitor(HistoryDiagnostic[UpdateRecorder, GradientFlow]):
     """Gradient norms, update-to-weight ratios, dead ReLU units and non-finite gradients, layer by layer.
 
     Gradients are read after the backward pass and unscaling, before clipping; updates are the change of the weights
@@ -94,6 +97,8 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
         if dead_units_every < 1:
             raise ValueError(f"dead_units_every must be at least 1, got {dead_units_every}")
         super().__init__(
+            History(FIELDS, by_layer=True),
+            figures,
             every_n_steps=every_n_steps,
             every_n_epochs=every_n_epochs,
             at_steps=at_steps,
@@ -104,18 +109,11 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
         self.ratio_warning = ratio_warning
         self.probe_batch = probe_batch
         self.dead_units_every = dead_units_every
-        self.figures = figures
-        self.history = FlowHistory()
         self.skipped_steps = 0
         self.dead_units: dict[str, float] = {}
         self._measurements = 0
-        self._last: GradientFlow | None = None
         self._flows: dict[Optimizer, GradientFlow] = {}
         self._error: Exception | None = None
-
-    def summary(self) -> GradientFlow | None:
-        """The last sample, for tables at the end of a run; None before the first."""
-        return self._last
 
     # --- around the optimizer step ----------------------------------------------------------------------------------
 
@@ -224,7 +222,7 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
                 flow = with_updates(flow, [changes[name] for name in flow.names])
                 clipped_norms += [] if clipped_norm is None else [clipped_norm]
             complete.append(flow)
-        order = [plain_name(name) for name, _ in pl_module.named_parameters()]
+        order = list(parameter_names(pl_module).values())
         return merge(complete, order), math.hypot(*clipped_norms) if clipped_norms else None
 
     def _discard(self) -> None:
@@ -256,27 +254,24 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
         super().stop_recording()
         self._discard()
 
-    def write_report(self, trainer: Trainer) -> None:
-        """Write the figures and the file."""
-        flow = self._last
-        if flow is None:
-            return
-        step = self.history.steps[-1]
-        if self.figures:
-            self.write_figure(trainer, "gradient_norm_by_layer", figures.gradient_norms(flow, self.history), step)
-            self.write_figure(trainer, "gradient_flow_heat_map", figures.heat_maps(flow, self.history), step)
-        self.write_json(trainer, "gradient_flow", self._report())
+    def draw(self, last: GradientFlow, step: int) -> Iterator[tuple[str, Figure, int]]:
+        """The last norms by layer, and norms and update ratios over the run."""
+        yield "gradient_norm_by_layer", figures.gradient_norms(last, self.history), step
+        yield "gradient_flow_heat_map", figures.heat_maps(last, self.history), step
 
-    def _report(self) -> dict[str, Any]:
-        assert self._last is not None
+    def report(self, last: GradientFlow) -> dict[str, Any]:
+        """Verdict, last sample, dead units and history."""
         return {
-            "step": self.history.steps[-1],
-            "verdict": self._last.verdict(self.ratio_warning),
-            "max_min_ratio": self._last.max_min_ratio,
-            "last": dataclasses.asdict(self._last),
+            "verdict": last.verdict(self.ratio_warning),
+            "max_min_ratio": last.max_min_ratio,
+            "last": dataclasses.asdict(last),
             "dead_relu_units": self.dead_units,
             "history": self.history.table(),
         }
+
+    def sample_of(self, entries: dict[str, Any]) -> GradientFlow:
+        """The sample of a checkpoint."""
+        return GradientFlow(**entries)
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -284,8 +279,6 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
         """The history and the counters."""
         return {
             **super().state_dict(),
-            "history": self.history.state_dict(),
-            "last": None if self._last is None else dataclasses.asdict(self._last),
             "skipped_steps": self.skipped_steps,
             "measurements": self._measurements,
             "dead_units": dict(self.dead_units),
@@ -294,8 +287,6 @@ class GradientFlowMonitor(ReportingDiagnostic[UpdateRecorder]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a resumed run's history."""
         super().load_state_dict(state_dict)
-        self.history.load_state_dict(state_dict["history"])
-        self._last = None if state_dict["last"] is None else GradientFlow(**state_dict["last"])
         self.skipped_steps = state_dict["skipped_steps"]
         self._measurements = state_dict["measurements"]
         self.dead_units = dict(state_dict["dead_units"])

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 
-from diagnostics.batches import first_samples
+from steepest.diagnostics.common.batches import first_samples
 
 
 class HeldBatches:

@@ -12,11 +12,21 @@ from lightning.pytorch.utilities import move_data_to_device
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from callbacks.landscapes import Landscape, LandscapeOptions
-from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
-from diagnostics.batches import batch_size
-from diagnostics.curvature import Curvature, CurvatureUnavailableError
-from diagnostics.landscape import (
+from steepest.callbacks.landscapes import Landscape, LandscapeOptions
+from steepest.callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from steepest.common.parameter_names import buffer_names, parameter_names, without_wrappers
+from steepest.diagnostics.common.batches import batch_size
+from steepest.diagnostics.curvature.operator import Curvature, CurvatureUnavailableError
+from steepest.diagnostics.landscape.directions import (
+    Plane,
+    coordinates,
+    eigenvector_plane,
+    inner_product,
+    plane_through,
+    principal_plane,
+    random_plane,
+)
+from steepest.diagnostics.landscape.landscape import (
     Ranks,
     Surface,
     empty_surface,
@@ -26,17 +36,7 @@ from diagnostics.landscape import (
     load_surface,
     save_surface,
 )
-from diagnostics.landscape_directions import (
-    Plane,
-    coordinates,
-    eigenvector_plane,
-    inner_product,
-    plane_through,
-    principal_plane,
-    random_plane,
-)
-from diagnostics.trajectory import FewSnapshots, NamedWeights, Trajectory, fitting
-from diagnostics.updates import plain_name
+from steepest.diagnostics.landscape.trajectory import FewSnapshots, NamedWeights, Trajectory, fitting
 
 MARGIN = 0.3  # of what a plane must show, on each side
 
@@ -72,7 +72,7 @@ def measure_landscape(
             picture otherwise. Used on rank zero.
         trajectory: Snapshots to find the principal directions of, and to draw. Used on rank zero.
         file: Where to keep the surface, given its fingerprint; an unfinished one there is continued.
-        progress: As for `diagnostics.landscape.fill`.
+        progress: As for `steepest.diagnostics.landscape.landscape.fill`.
 
     Raises:
         FloatingPointError: if the loss is not finite at the module's weights.
@@ -132,18 +132,24 @@ class _Maker:
         self.pl_module = pl_module
         self.batches = batches
         self.options = options
-        self.others = {name: {plain_name(key): value for key, value in state.items()} for name, state in others.items()}
         self.trajectory = trajectory
         self.moved = trained_weights(pl_module)
         if options.directions == "checkpoints":
             # Between two checkpoints everything that was learnt changes, running statistics included where they count.
-            self.moved = {plain_name(name): own.detach() for name, own in pl_module.named_parameters()}
+            self.moved = {name: own.detach() for own, name in parameter_names(pl_module).items()}
             if options.batch_norm == "running":
+                stored = set(map(id, pl_module.state_dict(keep_vars=True).values()))
                 self.moved |= {
-                    plain_name(name): own
-                    for name, own in pl_module.named_buffers()
-                    if own.is_floating_point() and own.numel() > 0 and plain_name(name) in _stored(pl_module)
+                    name: own
+                    for own, name in buffer_names(pl_module).items()
+                    if own.is_floating_point() and own.numel() > 0 and id(own) in stored
                 }
+
+        # Saved by another module: what it had around its parts shows in the names alone.
+        self.others = {
+            name: {key if key in self.moved else without_wrappers(key): value for key, value in state.items()}
+            for name, state in others.items()
+        }
 
     @property
     def steps(self) -> list[int]:
@@ -203,8 +209,7 @@ class _Maker:
 
 def trained_weights(pl_module: LightningModule) -> dict[str, Tensor]:
     """The trainable parameters' values by plain name, in order."""
-    named = pl_module.named_parameters()
-    return {plain_name(name): own.detach() for name, own in named if own.requires_grad}
+    return {name: own.detach() for own, name in parameter_names(pl_module).items() if own.requires_grad}
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -272,7 +277,3 @@ def _onto(plane: Plane, tensors: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
 
 def _columns(places: Sequence[Sequence[float]], count: int) -> list[list[float]]:
     return [[0.0, *(place[index] for place in places)] for index in range(count)]
-
-
-def _stored(pl_module: LightningModule) -> set[str]:
-    return {plain_name(name) for name in pl_module.state_dict()}

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy
 
-from diagnostics.guards import BatchNormMode
-from diagnostics.landscape import Surface
-from diagnostics.landscape_directions import NORMALIZATIONS, Normalization, Plane
+from steepest.diagnostics.common.guards import BatchNormMode
+from steepest.diagnostics.landscape.directions import NORMALIZATIONS, Normalization, Plane
+from steepest.diagnostics.landscape.landscape import Surface
 
 Directions = Literal["random", "trajectory", "checkpoints", "eigenvectors"]
 DIRECTIONS = ("random", "trajectory", "checkpoints", "eigenvectors")
@@ -18,7 +18,7 @@ EXPLAINED = 0.9  # a plane that shows less of a trajectory's spread than this mi
 
 @dataclass(frozen=True)
 class LandscapeOptions:
-    """What to draw; see `callbacks.loss_landscape.LossLandscape`.
+    """What to draw; see `steepest.callbacks.loss_landscape.LossLandscape`.
 
     Raises:
         ValueError: if an option is out of range.

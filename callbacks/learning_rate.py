@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from callbacks.base import Diagnostic
-from callbacks.charts import Charts
+from steepest.callbacks.base import Diagnostic
+from steepest.callbacks.charts import Charts
 
 
 class LearningRateTracker(Diagnostic):

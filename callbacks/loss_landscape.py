@@ -4,17 +4,17 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.base import Diagnostic
-from callbacks.cadence import Cadence
-from callbacks.held_batches import HeldBatches
-from callbacks.landscape_run import measure_landscape, trained_weights
-from callbacks.landscapes import Directions, Landscape, LandscapeOptions
-from callbacks.probe import MeasurementUnavailableError
-from diagnostics.curvature import CurvatureUnavailableError
-from diagnostics.guards import BatchNormMode
-from diagnostics.landscape_directions import Normalization
-from diagnostics.landscape_figures import animation, draw
-from diagnostics.trajectory import Trajectory
+from steepest.callbacks.base import Diagnostic
+from steepest.callbacks.cadence import Cadence
+from steepest.callbacks.held_batches import HeldBatches
+from steepest.callbacks.landscape_run import measure_landscape, trained_weights
+from steepest.callbacks.landscapes import Directions, Landscape, LandscapeOptions
+from steepest.callbacks.probe import MeasurementUnavailableError
+from steepest.diagnostics.common.guards import BatchNormMode
+from steepest.diagnostics.curvature.operator import CurvatureUnavailableError
+from steepest.diagnostics.landscape.directions import Normalization
+from steepest.diagnostics.landscape.figures import animation, draw
+from steepest.diagnostics.landscape.trajectory import Trajectory
 
 FOLDER = "trajectory"
 
@@ -43,7 +43,7 @@ class LossLandscape(Diagnostic):
             "random"; "eigenvectors": the two directions of largest curvature.
         dimensions: 1 draws a curve, 2 a plane.
         normalization: Of random directions: "filter", "layer" or "global", see
-            `diagnostics.landscape_directions.normalized`.
+            `steepest.diagnostics.landscape.directions.normalized`.
         resolution: Points along each axis, at least 3; odd numbers put the weights in the middle.
         reach: Distance from the weights to the ends of the axes, in units of the directions. None shows the whole
             trajectory; random directions as far as the weights are long; eigenvectors until the loss has risen by 2.

@@ -1,6 +1,5 @@
 """Finds a learning rate before training, on the training's own steps, and leaves no trace of having looked."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -8,14 +7,14 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.base import Diagnostic
-from callbacks.training_steps import TrainingSteps, off_the_record, start_training, training_batches
-from diagnostics import lr_range_figures, lr_report
-from diagnostics.group_rates import GroupRates
-from diagnostics.lr_curve import Divergence, LRCurve, MovingAverage, Spacing, grid
-from diagnostics.lr_envelope import LRTrial
-from diagnostics.lr_range import range_curve, trial
-from diagnostics.lr_suggestions import Rule, check_rule, combined
+from steepest.callbacks.base import Diagnostic
+from steepest.callbacks.training_steps import TrainingSteps, off_the_record, start_training, training_batches
+from steepest.common.run import run_seed
+from steepest.diagnostics.lr_range import figures as lr_range_figures
+from steepest.diagnostics.lr_range import report as lr_report
+from steepest.diagnostics.lr_range.curve import Divergence, GroupRates, LRCurve, MovingAverage, Spacing, grid
+from steepest.diagnostics.lr_range.range_test import LRTrial, range_curve, trial
+from steepest.diagnostics.lr_range.suggestions import Rule, check_rule, combined
 
 Mode = Literal["range", "envelope"]
 
@@ -155,7 +154,7 @@ class LRRangeTest(Diagnostic):
         rates = GroupRates(trainer.optimizers)
         factors = [value / rates.reference for value in self.grid] if self.absolute else self.grid
         label = self.label or ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
-        seeds = [int(os.environ.get("PL_GLOBAL_SEED", "0"))] if self.seeds is None else self.seeds
+        seeds = [run_seed()] if self.seeds is None else self.seeds
         with off_the_record(trainer, pl_module) as snapshot:
             for seed in seeds:
                 if self.mode == "range":

@@ -2,30 +2,38 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.charts import Charts
-from callbacks.loss_scale import gradient_scale, loss_scale
-from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
-from callbacks.reporting import ReportingDiagnostic
-from diagnostics import noise_scale_figures
-from diagnostics.batches import batch_size, first_samples
-from diagnostics.guards import BatchNormMode
-from diagnostics.noise_scale import NoiseSample, NoiseScale, NoiseScaleAverage, noise_sample_of_sums
-from diagnostics.noise_scale_history import NoiseHistory
-from diagnostics.noise_scale_parts import PartRecorder, equal_parts, gradients_of_parts, square_norm
-from diagnostics.updates import optimizer_parameters
+from steepest.callbacks.charts import Charts
+from steepest.callbacks.loss_scale import gradient_scale, loss_scale
+from steepest.callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from steepest.callbacks.reporting import HistoryDiagnostic
+from steepest.common.history import History
+from steepest.diagnostics.common.batches import batch_size, first_samples
+from steepest.diagnostics.common.guards import BatchNormMode
+from steepest.diagnostics.noise_scale import figures as noise_scale_figures
+from steepest.diagnostics.noise_scale.noise_scale import (
+    FIELDS,
+    NoiseSample,
+    NoiseScale,
+    NoiseScaleAverage,
+    noise_sample_of_sums,
+    numbers_of,
+)
+from steepest.diagnostics.noise_scale.parts import PartRecorder, equal_parts, gradients_of_parts, square_norm
+from steepest.diagnostics.updates.recorders import optimizer_parameters
 
 
-class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
+class GradientNoiseScale(HistoryDiagnostic[PartRecorder, NoiseScale]):
     """The gradient noise scale (arXiv 1812.06162): below this batch size, larger batches save steps in proportion.
 
     It compares the gradients of parts of a batch with their mean. With several ranks or accumulated micro-batches these
@@ -89,6 +97,8 @@ class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
         if probe_batch is not None and probe_batch < splits:
             raise ValueError(f"probe_batch must be None or at least splits={splits}, got {probe_batch}")
         super().__init__(
+            History(FIELDS),
+            figures,
             every_n_steps=every_n_steps,
             every_n_epochs=every_n_epochs,
             at_steps=at_steps,
@@ -100,8 +110,6 @@ class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
         self.probe_batch = probe_batch
         self.batch_norm: BatchNormMode = batch_norm
         self.average = NoiseScaleAverage(decay)
-        self.figures = figures
-        self.history = NoiseHistory()
         self._size: int | None = None
         self._collected: tuple[Tensor, list[int]] | None = None
         self._divided = False
@@ -194,7 +202,7 @@ class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
             return {}
         self.average.add(sample)
         result = self.average.result()
-        self.history.append(trainer.global_step, sample, result)
+        self.history.add(trainer.global_step, numbers_of(sample, result))
         scalars = {
             "scale": result.scale,
             "scale_low": result.low,
@@ -262,28 +270,22 @@ class GradientNoiseScale(ReportingDiagnostic[PartRecorder]):
         super().stop_recording()
         self._collected, self._probed, self._probed_step = None, None, -1
 
-    def write_report(self, trainer: Trainer) -> None:
-        """Write the figures and the file."""
-        if not len(self.history):
-            return
-        result, step = self.summary(), self.history.steps[-1]
-        if self.figures:
-            self.write_figure(trainer, "noise_scale", noise_scale_figures.noise_scale(result, self.history), step)
-        report = {"step": step, "unit": "samples", "verdict": result.verdict, **dataclasses.asdict(result)}
-        self.write_json(trainer, "noise_scale", {**report, "history": self.history.table()})
+    def draw(self, last: NoiseScale, step: int) -> Iterator[tuple[str, Figure, int]]:
+        """The noise scale over the run."""
+        yield "noise_scale", noise_scale_figures.noise_scale(last, self.history), step
+
+    def report(self, last: NoiseScale) -> dict[str, Any]:
+        """What the average says, and the history."""
+        numbers = dataclasses.asdict(last)
+        return {"unit": "samples", "verdict": last.verdict, **numbers, "history": self.history.table()}
 
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The averages and the history."""
-        return {
-            **super().state_dict(),
-            "average": self.average.state_dict(),
-            "history": self.history.state_dict(),
-        }
+        return {**super().state_dict(), "average": self.average.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a resumed run's averages."""
         super().load_state_dict(state_dict)
         self.average.load_state_dict(state_dict["average"])
-        self.history.load_state_dict(state_dict["history"])

@@ -1,15 +1,14 @@
 """Records the path of the weights over an objective with known minima."""
 
-from functools import partial
 from typing import Any
 
 import numpy
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.reporting import ReportingDiagnostic
-from diagnostics import objective_path_figures
-from diagnostics.artifacts import write_atomically
-from diagnostics.objective_path import ObjectivePath, Surface
+from steepest.callbacks.reporting import ReportingDiagnostic
+from steepest.common.atomic import replacing
+from steepest.diagnostics.landscape import objective_path_figures
+from steepest.diagnostics.landscape.objective_path import ObjectivePath, Surface
 
 
 class ObjectiveTrajectory(ReportingDiagnostic):
@@ -71,7 +70,8 @@ class ObjectiveTrajectory(ReportingDiagnostic):
             return
         table = self.trajectory.table(self._surface)
         if self.run_folder is not None:
-            write_atomically(self.run_folder / "trajectory.npz", partial(_save, table=table))
+            with replacing(self.run_folder / "trajectory.npz") as path:
+                numpy.savez_compressed(path, **table)  # pyright: ignore[reportArgumentType]
         if self.figures:
             figure = objective_path_figures.trajectory(table, self._surface, type(self._surface).__name__)
             self.write_figure(trainer, "trajectory", figure, self.trajectory.newest)
@@ -84,7 +84,3 @@ class ObjectiveTrajectory(ReportingDiagnostic):
         """Continue a resumed run's path."""
         super().load_state_dict(state_dict)
         self.trajectory.load_state_dict(state_dict["trajectory"])
-
-
-def _save(path: Any, table: dict[str, Any]) -> None:
-    numpy.savez_compressed(path, **table)

@@ -12,8 +12,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torchmetrics import Metric
 
-from diagnostics.batches import first_samples
-from diagnostics.guards import BatchNormMode, undisturbed
+from steepest.diagnostics.common.batches import first_samples
+from steepest.diagnostics.common.guards import BatchNormMode, undisturbed
 
 
 class MeasurementUnavailableError(RuntimeError):
@@ -41,7 +41,8 @@ def probe(
         pl_module: The module in training.
         batch: A batch on the module's device.
         samples: Use only the first so many samples; None uses all.
-        batch_norm: "batch" (the training objective) or "running"; see `diagnostics.guards.measurement_mode`.
+        batch_norm: "batch" (the training objective) or "running"; see
+            `steepest.diagnostics.common.guards.measurement_mode`.
         autocast: Compute in the run's mixed precision; by default in the precision of the weights.
 
     Yields:

@@ -1,11 +1,17 @@
 """A diagnostic that draws what it has seen so far and writes it down."""
 
+import dataclasses
 import time
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
 
-from callbacks.base import Diagnostic
+from steepest.callbacks.base import Diagnostic
+from steepest.common.history import History
+
+__all__: list[str] = []  # a base, no callback that can be chosen
 
 REPORT_INTERVAL = 60.0  # seconds between reports during training: figures take about one
 
@@ -19,6 +25,7 @@ class Recorder(Protocol):
 
 
 Watch = TypeVar("Watch", bound=Recorder)
+Sample = TypeVar("Sample")
 
 
 class ReportingDiagnostic(Diagnostic, Generic[Watch]):
@@ -71,3 +78,60 @@ class ReportingDiagnostic(Diagnostic, Generic[Watch]):
         with self.timed(), self.forgiven(trainer):
             self.write_report(trainer)
         self._reported = time.monotonic()
+
+
+class HistoryDiagnostic(ReportingDiagnostic[Watch], Generic[Watch, Sample]):
+    """Keeps its last sample and a history, draws them, and writes them to `<name>.json`; both resume with the run.
+
+    A subclass implements `draw`, `report` and, unless it keeps no sample of its own, `sample_of`.
+
+    Args:
+        history: Empty; `measure` adds to it.
+        figures: Whether to draw.
+        options: See `Diagnostic`.
+    """
+
+    def __init__(self, history: History, figures: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.history = history
+        self.figures = figures
+        self._last: Sample | None = None
+
+    def summary(self) -> Sample | None:
+        """The last sample, for tables at the end of a run; None before the first."""
+        return self._last
+
+    def draw(self, last: Sample, step: int) -> Iterator[tuple[str, Figure, int]]:
+        """Name, figure and step of each figure."""
+        raise NotImplementedError
+
+    def report(self, last: Sample) -> dict[str, Any]:
+        """What the file says besides the step."""
+        raise NotImplementedError
+
+    def sample_of(self, entries: dict[str, Any]) -> Sample:
+        """The sample whose fields these are."""
+        raise NotImplementedError
+
+    def write_report(self, trainer: Trainer) -> None:
+        """Write the figures and the file."""
+        last = self.summary()
+        if last is None or not len(self.history):
+            return
+        step = self.history.steps[-1]
+        if self.figures:
+            for name, figure, drawn_at in self.draw(last, step):
+                self.write_figure(trainer, name, figure, drawn_at)
+        self.write_json(trainer, self.name, {"step": step, **self.report(last)})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history and the last sample; a subclass adds its own entries."""
+        last: Any = self._last
+        last = None if last is None else dataclasses.asdict(last)
+        return {**super().state_dict(), "history": self.history.state_dict(), "last": last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue a resumed run's history."""
+        super().load_state_dict(state_dict)
+        self.history.load_state_dict(state_dict["history"])
+        self._last = None if state_dict["last"] is None else self.sample_of(state_dict["last"])

@@ -1,30 +1,38 @@
 """Watches how sharp the loss is, and how near the optimizer comes to the edge of stability."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from callbacks.charts import Charts
-from callbacks.held_batches import HeldBatches
-from callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
-from callbacks.reporting import ReportingDiagnostic
-from diagnostics import sharpness_figures
-from diagnostics.batches import first_samples
-from diagnostics.curvature import Curvature, CurvatureUnavailableError, Matrix, Memory
-from diagnostics.guards import BatchNormMode
-from diagnostics.sharpness import Sharpness, measure_sharpness
-from diagnostics.sharpness_history import SharpnessHistory
-from diagnostics.sharpness_limits import LinearStep, UnknownLimitError, linear_step
-from diagnostics.sharpness_step import StepRecorder, trained_parameters, weights_at
+from steepest.callbacks.charts import Charts
+from steepest.callbacks.held_batches import HeldBatches
+from steepest.callbacks.probe import MeasurementUnavailableError, diagnostic_loss, probe
+from steepest.callbacks.reporting import HistoryDiagnostic
+from steepest.common.history import History
+from steepest.diagnostics.common.batches import first_samples
+from steepest.diagnostics.common.guards import BatchNormMode
+from steepest.diagnostics.curvature import figures as sharpness_figures
+from steepest.diagnostics.curvature.lanczos import Density, Estimate
+from steepest.diagnostics.curvature.limits import (
+    LinearSteps,
+    StepRecorder,
+    UnknownLimitError,
+    linear_steps,
+    trained_parameters,
+    weights_at,
+)
+from steepest.diagnostics.curvature.operator import Curvature, CurvatureUnavailableError, Matrix, Memory
+from steepest.diagnostics.curvature.sharpness import FIELDS, Sharpness, history_table, measure_sharpness, numbers_of
 
 
-class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
+class SharpnessProbe(HistoryDiagnostic[StepRecorder, Sharpness]):
     """The largest eigenvalues of the loss's Hessian, beside the threshold above which the optimizer is unstable.
 
     Everything is measured at the weights from which a real step was taken, with that step's learning rate and
@@ -120,6 +128,8 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
                 f"{density_probes}"
             )
         super().__init__(
+            History(FIELDS),
+            figures,
             every_n_steps=every_n_steps,
             every_n_epochs=every_n_epochs,
             at_steps=at_steps,
@@ -137,15 +147,8 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
         self.density_probes = density_probes
         self.memory: Memory = memory
         self.autocast = autocast
-        self.figures = figures
-        self.history = SharpnessHistory()
         self.held = HeldBatches(probe_batch, probe_batches)
-        self._last: Sharpness | None = None
         self._no_threshold: str | None = None
-
-    def summary(self) -> Sharpness | None:
-        """The last measurement, for tables at the end of a run; None before the first."""
-        return self._last
 
     # --- the probe batch --------------------------------------------------------------------------------------------
 
@@ -179,7 +182,7 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
         except CurvatureUnavailableError as error:
             raise MeasurementUnavailableError(str(error)) from error
         self._last = sharpness
-        self.history.append(trainer.global_step, sharpness)
+        self.history.add(trainer.global_step, numbers_of(sharpness))
         if not sharpness.converged:
             self.warn_once(
                 f"step {trainer.global_step}: the eigenvalues have not settled after {sharpness.products} products, "
@@ -230,9 +233,9 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
         with trainer.precision_plugin.forward_context() if self.autocast else nullcontext():
             return diagnostic_loss(pl_module, batch)
 
-    def _step(self, trainer: Trainer, parameters: Sequence[nn.Parameter], recorder: StepRecorder) -> LinearStep | None:
+    def _step(self, trainer: Trainer, parameters: Sequence[nn.Parameter], recorder: StepRecorder) -> LinearSteps | None:
         try:
-            return linear_step(trainer.optimizers, parameters, recorder.groups)
+            return linear_steps(trainer.optimizers, parameters, recorder.groups)
         except UnknownLimitError as error:
             if self._no_threshold is None:
                 rank_zero_info(f"{type(self).__name__}: {error}; sharpness is shown without a threshold")
@@ -263,38 +266,35 @@ class SharpnessProbe(ReportingDiagnostic[StepRecorder]):
 
     # --- figures and files ------------------------------------------------------------------------------------------
 
-    def write_report(self, trainer: Trainer) -> None:
-        """Write the figures and the file."""
-        last = self._last
-        if last is None:
-            return
-        step = self.history.steps[-1]
+    def draw(self, last: Sharpness, step: int) -> Iterator[tuple[str, Figure, int]]:
+        """Sharpness over the run, and the last density."""
         label = "Hessian" if self.matrix == "hessian" else "Gauss-Newton matrix"
-        if self.figures:
-            figure = sharpness_figures.sharpness_over_time(self.history, label)
-            self.write_figure(trainer, "sharpness", figure, step)
-            if last.density is not None:
-                figure = sharpness_figures.spectrum(last.density, step, last.eigenvalues, label)
-                self.write_figure(trainer, "spectrum", figure, step)
-        self.write_json(trainer, "sharpness", self._report(last, step))
+        yield "sharpness", sharpness_figures.sharpness_over_time(self.history, label), step
+        if last.density is not None:
+            yield "spectrum", sharpness_figures.spectrum(last.density, step, last.eigenvalues, label), step
 
-    def _report(self, last: Sharpness, step: int) -> dict[str, Any]:
+    def report(self, last: Sharpness) -> dict[str, Any]:
+        """What was measured, last measurement and history."""
         return {
-            "step": step,
             "measured": self.prefix,
             "no_threshold": self._no_threshold,
             "last": dataclasses.asdict(last),
-            "history": self.history.table(),
+            "history": history_table(self.history),
         }
+
+    def sample_of(self, entries: dict[str, Any]) -> Sharpness:
+        """The measurement of a checkpoint."""
+        trace, density = entries["trace"], entries["density"]
+        parts = {"trace": trace and Estimate(**trace), "density": density and Density(**density)}
+        return Sharpness(**{**entries, **parts})
 
     # --- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The history and the probe batches."""
-        return {**super().state_dict(), "history": self.history.state_dict(), "held": self.held.state_dict()}
+        return {**super().state_dict(), "held": self.held.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a resumed run's history, on its probe batches."""
         super().load_state_dict(state_dict)
-        self.history.load_state_dict(state_dict["history"])
         self.held.load_state_dict(state_dict["held"])

@@ -1,27 +1,26 @@
 """Watches the singular values of weights and updates."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.charts import Charts
-from callbacks.probe import probe
-from callbacks.reporting import ReportingDiagnostic
-from diagnostics import spectral_figures
-from diagnostics.spectral_convolution import convolution_input_shapes, is_convolution
-from diagnostics.spectral_history import SpectralHistory
-from diagnostics.spectral_monitor import SpectralMonitor
-from diagnostics.spectral_sample import SpectralSample
-from diagnostics.spectral_updates import ChangeRecorder
-from diagnostics.updates import NamedParameters, optimizer_parameters
+from steepest.callbacks.charts import Charts
+from steepest.callbacks.probe import probe
+from steepest.callbacks.reporting import HistoryDiagnostic
+from steepest.common.history import History
+from steepest.diagnostics.spectral import figures as spectral_figures
+from steepest.diagnostics.spectral.convolution import convolution_input_shapes, is_convolution
+from steepest.diagnostics.spectral.monitor import FIELDS, SpectralMonitor, SpectralSample
+from steepest.diagnostics.updates.recorders import ChangeRecorder, NamedParameters, optimizer_parameters
 
 
-class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
+class SpectralNormTracker(HistoryDiagnostic[ChangeRecorder, SpectralSample]):
     """Largest singular value, stable rank and condition number of every matrix, and of its last update.
 
     A matrix is every parameter of two or more dimensions, those after the second flattened into it (a convolution's
@@ -80,6 +79,8 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
         if exact_every < 1:
             raise ValueError(f"exact_every must be at least 1, got {exact_every}")
         super().__init__(
+            History(FIELDS, by_layer=True),
+            figures,
             every_n_steps=every_n_steps,
             every_n_epochs=every_n_epochs,
             at_steps=at_steps,
@@ -91,18 +92,11 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
         self.operators = operators
         self.exact_every = exact_every
         self.spectrum = spectrum
-        self.figures = figures
-        self.history = SpectralHistory()
         self._monitor: SpectralMonitor | None = None
         self._monitor_state: dict[str, Any] | None = None
         self._input_shapes: dict[str, tuple[int, ...]] | None = None
-        self._last: SpectralSample | None = None
         self._last_exact: SpectralSample | None = None
         self._exact_step = 0
-
-    def summary(self) -> SpectralSample | None:
-        """The last sample, for tables at the end of a run; None before the first."""
-        return self._last
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
@@ -147,7 +141,8 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
         self._last = sample
         if exact:
             self._last_exact, self._exact_step = sample, trainer.global_step
-        self.history.append(trainer.global_step, sample)
+        if sample.names:
+            self.history.append(trainer.global_step, sample)
         return sample.scalars()
 
     def _find_input_shapes(
@@ -169,32 +164,28 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
 
     # --- figures and files ------------------------------------------------------------------------------------------
 
-    def write_report(self, trainer: Trainer) -> None:
-        """Write the figures and the file."""
-        sample = self._last
-        if sample is None or not sample.names:
-            return
-        step = self.history.steps[-1]
-        if self.figures:
-            by_layer = spectral_figures.by_layer(sample, self.history)
-            self.write_figure(trainer, "spectral_norm_by_layer", by_layer, step)
-            self.write_figure(trainer, "spectral_heat_map", spectral_figures.heat_maps(sample, self.history), step)
-            if self._last_exact is not None and self._last_exact.spectra:
-                spectra = spectral_figures.spectra(self._last_exact, self._exact_step)
-                self.write_figure(trainer, "spectra", spectra, self._exact_step)
-        self.write_json(trainer, "spectral_norm", self._report(sample))
+    def draw(self, last: SpectralSample, step: int) -> Iterator[tuple[str, Figure, int]]:
+        """The last norms by layer, norms over the run, and the singular values of the last exact measurement."""
+        yield "spectral_norm_by_layer", spectral_figures.by_layer(last, self.history), step
+        yield "spectral_heat_map", spectral_figures.heat_maps(last, self.history), step
+        if self._last_exact is not None and self._last_exact.spectra:
+            yield "spectra", spectral_figures.spectra(self._last_exact, self._exact_step), self._exact_step
 
-    def _report(self, sample: SpectralSample) -> dict[str, Any]:
+    def report(self, last: SpectralSample) -> dict[str, Any]:
+        """Last sample, history and last exact sample."""
         report = {
-            "step": self.history.steps[-1],
-            "log10_product": sample.log10_product,
+            "log10_product": last.log10_product,
             "input_shapes": self._input_shapes,
-            "last": dataclasses.asdict(sample),
+            "last": dataclasses.asdict(last),
             "history": self.history.table(),
         }
         if self._last_exact is not None:
             report["exact"] = {"step": self._exact_step, **dataclasses.asdict(self._last_exact)}
         return report
+
+    def sample_of(self, entries: dict[str, Any]) -> SpectralSample:
+        """The sample of a checkpoint."""
+        return SpectralSample(**entries)
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -203,10 +194,8 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
         monitor = self._monitor_state if self._monitor is None else self._monitor.state_dict()
         return {
             **super().state_dict(),
-            "history": self.history.state_dict(),
             "monitor": monitor,
             "input_shapes": self._input_shapes,
-            "last": None if self._last is None else dataclasses.asdict(self._last),
             "last_exact": None if self._last_exact is None else dataclasses.asdict(self._last_exact),
             "exact_step": self._exact_step,
         }
@@ -214,10 +203,8 @@ class SpectralNormTracker(ReportingDiagnostic[ChangeRecorder]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a resumed run's history."""
         super().load_state_dict(state_dict)
-        self.history.load_state_dict(state_dict["history"])
         self._monitor_state = state_dict["monitor"]
         self._input_shapes = state_dict["input_shapes"]
-        self._last, self._last_exact = (
-            None if state_dict[key] is None else SpectralSample(**state_dict[key]) for key in ("last", "last_exact")
-        )
+        exact = state_dict["last_exact"]
+        self._last_exact = None if exact is None else self.sample_of(exact)
         self._exact_step = state_dict["exact_step"]

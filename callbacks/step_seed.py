@@ -1,13 +1,13 @@
 """Randomness of a training step as a function of (seed, epoch, batch, rank)."""
 
-import os
-import random
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+
+from steepest.callbacks.compat import combined_loader, fetcher
+from steepest.common.run import run_seed
+from steepest.common.seeds import mix, seed_all
 
 
 class StepSeed(Callback):
@@ -23,6 +23,9 @@ class StepSeed(Callback):
         seed: The run's seed; None takes the global one (`seed_everything`), or 0 if there is none.
     """
 
+    changes_training: ClassVar[bool] = True
+    """All other callbacks leave weights and random numbers alone, to the bit; tests hold them to it."""
+
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
         self._run_seed = 0
@@ -30,7 +33,7 @@ class StepSeed(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fix the run's seed."""
-        self._run_seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        self._run_seed = run_seed(self.seed)
         self._first_epoch = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,31 +51,7 @@ class StepSeed(Callback):
 
 def _restart_plain_loaders(trainer: Trainer) -> None:
     # Lightning makes the iterators of later epochs after the seed, those of the first one before it.
-    loop = trainer.fit_loop
-    if loop._data_fetcher is not None and loop._combined_loader is not None:
-        if not any(hasattr(loader, "load_state_dict") for loader in loop._combined_loader.flattened):
-            iter(loop._data_fetcher)
-
-
-def mix(*values: int) -> int:
-    """A seed that depends on all the values."""
-    # Multiply and shift, as splitmix64 does, so that neighbouring steps have unrelated seeds.
-    state = 0
-    for value in values:
-        state = (state + value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state
-
-
-def seed_all(seed: int, device: torch.device) -> None:
-    """Seed PyTorch on the CPU and on this device, NumPy and Python."""
-    # `torch.manual_seed` would visit every backend at 0.2 ms a call; the generators in use take a microsecond.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-    random.seed(seed)
-    numpy.random.seed(seed & 0xFFFFFFFF)
+    batches, loader = fetcher(trainer), combined_loader(trainer)
+    if batches is not None and loader is not None:
+        if not any(hasattr(part, "load_state_dict") for part in loader.flattened):
+            iter(batches)

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.base import Diagnostic
+from steepest.callbacks.base import Diagnostic
 
 
 class TrainingClock(Callback):

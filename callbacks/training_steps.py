@@ -17,10 +17,11 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.probe import logging_muted
-from callbacks.step_seed import mix, seed_all
-from diagnostics.guards import hooks_removed
-from diagnostics.snapshot import Snapshot, restored
+from steepest.callbacks.compat import before_transfer, combined_loader, fetcher, make_loader_anew, part_from_workers
+from steepest.callbacks.probe import logging_muted
+from steepest.common.seeds import mix, seed_all
+from steepest.diagnostics.common.guards import hooks_removed
+from steepest.diagnostics.common.snapshot import Snapshot, restored
 
 MOST_ATTEMPTS = 50  # a loss scaler that starts at 2^16 takes a few, one that never finds a scale takes no end
 LEFT_ALONE = (Trainer, LightningDataModule, Callback, Logger)
@@ -59,33 +60,31 @@ def training_batches(trainer: Trainer, seed: int) -> Iterator[Callable[[], Any]]
     """
     loop = trainer.fit_loop
     kept = dict(vars(loop))
-    loaders = loop._combined_loader.flattened if loop._combined_loader is not None else []
-    place = Snapshot(loop._combined_loader, *loaders, leave=LEFT_ALONE, tensors=False)
+    combined = combined_loader(trainer)
+    loaders = combined.flattened if combined is not None else []
+    place = Snapshot(combined, *loaders, leave=LEFT_ALONE, tensors=False)
     environment = os.environ.get("PL_GLOBAL_SEED")
     for loader in loaders:
-        if getattr(loader, "_iterator", None) is not None:  # persistent workers belong to the fit
-            loader._iterator = None
+        part_from_workers(loader)  # they belong to the fit
     try:
         os.environ["PL_GLOBAL_SEED"] = str(seed)
         seed_all(mix(seed, trainer.current_epoch, -1, -1), trainer.strategy.root_device)
-        loop._combined_loader = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # given once when the fit made its loader
-            loop.setup_data()
-        fetcher = loop._data_fetcher
-        assert fetcher is not None
+            make_loader_anew(trainer)
+        batches = fetcher(trainer)
 
         def next_batch() -> Any:
             try:
-                return next(fetcher)[0]
+                return next(batches)[0]
             except StopIteration:
-                iter(fetcher)
-                return next(fetcher)[0]
+                iter(batches)
+                return next(batches)[0]
 
         try:
             yield next_batch
         finally:
-            fetcher.teardown()
+            batches.teardown()
     finally:
         if environment is None:
             os.environ.pop("PL_GLOBAL_SEED", None)
@@ -219,7 +218,7 @@ class TrainingSteps:
 
     def _to_device(self, batch: Any) -> Any:
         batch = self.trainer.precision_plugin.convert_input(batch)
-        batch = self.pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        batch = before_transfer(self.pl_module, batch)
         return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def _mean(self, losses: list[Tensor]) -> float:

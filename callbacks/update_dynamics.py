@@ -1,26 +1,26 @@
 """Watches what the optimizer makes of the gradients."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
 from torch.optim import Optimizer
 
-from callbacks.charts import Charts
-from callbacks.loss_scale import gradient_scale
-from callbacks.reporting import ReportingDiagnostic
-from diagnostics import dynamics_figures
-from diagnostics.dynamics_recorder import DynamicsRecorder
-from diagnostics.dynamics_rollups import scalars
-from diagnostics.layer_history import LayerHistory
-from diagnostics.subspaces import SubspaceMonitor
-from diagnostics.update_dynamics import FIELDS, DynamicsSample
-from diagnostics.updates import optimizer_parameters, plain_name
+from steepest.callbacks.charts import Charts
+from steepest.callbacks.loss_scale import gradient_scale
+from steepest.callbacks.reporting import HistoryDiagnostic
+from steepest.common.history import History
+from steepest.common.parameter_names import parameter_names
+from steepest.diagnostics.updates import figures as dynamics_figures
+from steepest.diagnostics.updates.dynamics import FIELDS, DynamicsSample, scalars
+from steepest.diagnostics.updates.recorders import DynamicsRecorder, optimizer_parameters
+from steepest.diagnostics.updates.subspaces import SubspaceMonitor
 
 
-class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
+class UpdateDynamics(HistoryDiagnostic[DynamicsRecorder, DynamicsSample]):
     """Effective learning rates, directions of updates, drift of subspaces and the optimizer's own statistics by layer.
 
     Of any optimizer, with w the weights before a step, dw what the step really added to them (decay, momentum and
@@ -89,6 +89,8 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
         if subspaces_every < 1:
             raise ValueError(f"subspaces_every must be at least 1, got {subspaces_every}")
         super().__init__(
+            History(FIELDS, by_layer=True),
+            figures,
             every_n_steps=every_n_steps,
             every_n_epochs=every_n_epochs,
             at_steps=at_steps,
@@ -98,17 +100,10 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
         )
         self.subspaces = subspaces
         self.subspaces_every = subspaces_every
-        self.figures = figures
-        self.history = LayerHistory(FIELDS)
         self._monitor: SubspaceMonitor | None = None
         self._restored: dict[str, Any] | None = None
         self._measurements = 0
         self._turned = 0
-        self._last: DynamicsSample | None = None
-
-    def summary(self) -> DynamicsSample | None:
-        """The last sample, for tables at the end of a run; None before the first."""
-        return self._last
 
     # --- around the optimizer step ----------------------------------------------------------------------------------
 
@@ -151,7 +146,7 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
         """Complete the sample by the subspaces; keep it and return its totals."""
         assert self._recorder is not None
         self._recorder.check()
-        sample = self._recorder.sample([plain_name(name) for name, _ in pl_module.named_parameters()])
+        sample = self._recorder.sample(list(parameter_names(pl_module).values()))
         if sample is None:  # a loss scaler skipped the step, say
             return {}
         if self._monitor is not None and self._measurements % self.subspaces_every == 0:
@@ -160,7 +155,7 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
             sample = dataclasses.replace(sample, values={**sample.values, **drifts})
         self._measurements += 1
         self._last = sample
-        self.history.add(trainer.global_step, sample.names, sample.values)
+        self.history.add(trainer.global_step, sample.values, sample.names)
         return {**scalars(sample), "update/budget_active": float(self.history["budget_active"].nanmean())}
 
     # --- figures and files ------------------------------------------------------------------------------------------
@@ -171,25 +166,23 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
             self._restored = self._running()
         super().stop_recording()
 
-    def write_report(self, trainer: Trainer) -> None:
-        """Write the figures and the file."""
-        sample = self._last
-        if sample is None:
-            return
-        step = self.history.steps[-1]
-        if self.figures:
-            by_layer = dynamics_figures.by_layer(sample, self.history)
-            self.write_figure(trainer, "update_dynamics_by_layer", by_layer, step)
-            heat_maps = dynamics_figures.heat_maps(sample, self.history)
-            self.write_figure(trainer, "update_dynamics_heat_map", heat_maps, step)
+    def draw(self, last: DynamicsSample, step: int) -> Iterator[tuple[str, Figure, int]]:
+        """The last numbers by layer, and all of them over the run."""
+        yield "update_dynamics_by_layer", dynamics_figures.by_layer(last, self.history), step
+        yield "update_dynamics_heat_map", dynamics_figures.heat_maps(last, self.history), step
+
+    def report(self, last: DynamicsSample) -> dict[str, Any]:
+        """Last sample, share of the steps that the budget has limited, and history."""
         active = self.history["budget_active"].nanmean(0).tolist()
-        report = {
-            "step": step,
-            "last": dataclasses.asdict(sample),
+        return {
+            "last": dataclasses.asdict(last),
             "budget_active": {name: share for name, share in zip(self.history.names, active, strict=True)},
             "history": self.history.table(),
         }
-        self.write_json(trainer, "update_dynamics", report)
+
+    def sample_of(self, entries: dict[str, Any]) -> DynamicsSample:
+        """The sample of a checkpoint."""
+        return DynamicsSample(**entries)
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -197,8 +190,6 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
         """The history, the subspaces to compare with and, right before a measured step, the changes of the last one."""
         return {
             **super().state_dict(),
-            "history": self.history.state_dict(),
-            "last": None if self._last is None else dataclasses.asdict(self._last),
             "measurements": self._measurements,
             "running": self._running() if self._restored is None else self._restored,
         }
@@ -213,7 +204,5 @@ class UpdateDynamics(ReportingDiagnostic[DynamicsRecorder]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue a resumed run's history."""
         super().load_state_dict(state_dict)
-        self.history.load_state_dict(state_dict["history"])
-        self._last = None if state_dict["last"] is None else DynamicsSample(**state_dict["last"])
         self._measurements = state_dict["measurements"]
         self._restored = state_dict["running"]

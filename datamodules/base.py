@@ -8,9 +8,10 @@ import lightning
 import torch
 from torch import Tensor
 
-from datamodules.augmentation import CropPadding, HorizontalFlip, ImageStore
-from datamodules.loader import TensorLoader
-from datamodules.run import check_at_least, overfits, progress_of, ranks_of, run_seed
+from steepest.common.run import progress_of, ranks_of, run_seed
+from steepest.datamodules.augmentation import CropPadding, HorizontalFlip, ImageStore
+from steepest.datamodules.checks import check_at_least, overfits
+from steepest.datamodules.loader import TensorLoader
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -137,7 +138,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             self.batch_size,
             shuffle=self.shuffle and not overfits(self),
             drop_last=self.drop_last,
-            progress=progress_of(self),
+            progress=progress_of(self.trainer),
         )
 
     def val_dataloader(self) -> TensorLoader:
@@ -184,7 +185,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         return self._sets[name]
 
     def _loader(self, store: ImageStore, labels: Tensor | None, batch_size: int, **options: Any) -> TensorLoader:
-        rank, world_size = ranks_of(self)
+        rank, world_size = ranks_of(self.trainer)
         if self.keep_on_device and self.trainer is not None:
             device = options["device"] = self.trainer.strategy.root_device
             store.to(device)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.base import ImageDataModule
-from datamodules.cifar_batches import read_archive, read_batches
-from datamodules.decoded import is_kept, keep_decoded
-from datamodules.download import download
-from datamodules.parquet_images import parquet_files, read_parquet_images
+from steepest.datamodules.base import ImageDataModule
+from steepest.datamodules.cifar_batches import read_archive, read_batches
+from steepest.datamodules.decoded import is_kept, keep_decoded
+from steepest.datamodules.download import download
+from steepest.datamodules.parquet_images import parquet_files, read_parquet_images
 
 
 class CIFAR10(ImageDataModule):

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from datamodules.atomic import cache_folders, make_cache_folder, replacing
+from steepest.common.atomic import cache_folders, make_cache_folder, replacing
 
 Samples = tuple[Tensor, Tensor]
 """uint8 images of shape (samples, channels, height, width) and int64 labels of shape (samples,)."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageDataModule
+from steepest.datamodules.base import ImageDataModule
 
 
 class Digits(ImageDataModule):

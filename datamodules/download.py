@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.atomic import replacing
+from steepest.common.atomic import replacing
 
 TIMEOUT_SECONDS = 30
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from steepest.common.seeds import data_seed
 
 
 class BatchSource(Protocol):
@@ -156,7 +157,7 @@ class TensorLoader:
         self._passes += 1
         self._current, self._next = (epoch, done), (epoch + 1, 0)
         samples = len(self.source)
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(data_seed(self.seed, epoch))
         order = torch.randperm(samples, generator=generator) if self.shuffle else torch.arange(samples)
         parameters = self.source.draw(samples, generator, epoch)
         if self.device is not None:
@@ -179,8 +180,3 @@ class TensorLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next pass go on from a saved place (it is empty if the saved epoch's last batch was handed out)."""
         self._current = self._next = (state["epoch"], state["batches_done"])
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """Return a seed for one epoch, such that neighboring seeds and epochs give unrelated orders."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])

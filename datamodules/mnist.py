@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import ImageDataModule
-from datamodules.download import download
-from datamodules.idx import read_idx
+from steepest.datamodules.base import ImageDataModule
+from steepest.datamodules.download import download
+from steepest.datamodules.idx import read_idx
 
 
 class MNIST(ImageDataModule):

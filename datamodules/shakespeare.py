@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.download import download
-from datamodules.text import Split, TextDataModule
+from steepest.datamodules.download import download
+from steepest.datamodules.text import Split, TextDataModule
 
 FILE = "input.txt"
 BYTES = 1_115_394

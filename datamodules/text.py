@@ -9,12 +9,13 @@ from typing import Literal
 import lightning
 import torch
 
-from datamodules.loader import BatchSource, TensorLoader
-from datamodules.run import check_at_least, overfits, progress_of, ranks_of, run_seed
-from datamodules.text_source import read_texts
-from datamodules.token_file import Tokens, keep_tokens, open_tokens
-from datamodules.token_windows import EvaluationWindows, TrainingWindows
-from datamodules.tokenizers import CharacterTokenizer, Encoding, GPT2Tokenizer, Tokenizer
+from steepest.common.run import progress_of, ranks_of, run_seed
+from steepest.datamodules.checks import check_at_least, overfits
+from steepest.datamodules.loader import BatchSource, TensorLoader
+from steepest.datamodules.text_source import read_texts
+from steepest.datamodules.token_file import Tokens, keep_tokens, open_tokens
+from steepest.datamodules.token_windows import EvaluationWindows, TrainingWindows
+from steepest.datamodules.tokenizers import CharacterTokenizer, Encoding, GPT2Tokenizer, Tokenizer
 
 Split = Literal["train", "validation", "test"]
 
@@ -157,7 +158,7 @@ class TextDataModule(lightning.LightningDataModule, ABC):
         shuffle = self.shuffle and not overfits(self)
         windows = TrainingWindows(self._tokens("train").values, self.block_size, shuffle, "the training text")
         return self._loader(
-            windows, self.batch_size, shuffle=shuffle, drop_last=self.drop_last, progress=progress_of(self)
+            windows, self.batch_size, shuffle=shuffle, drop_last=self.drop_last, progress=progress_of(self.trainer)
         )
 
     def val_dataloader(self) -> TensorLoader:
@@ -179,7 +180,7 @@ class TextDataModule(lightning.LightningDataModule, ABC):
         return self._loader(windows, self.evaluation_batch_size)
 
     def _loader(self, windows: BatchSource, batch_size: int, **options: object) -> TensorLoader:
-        rank, world_size = ranks_of(self)
+        rank, world_size = ranks_of(self.trainer)
         seed = run_seed(self.seed)
         return TensorLoader(windows, None, batch_size, seed=seed, rank=rank, world_size=world_size, **options)  # type: ignore[arg-type]
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.text import Split, TextDataModule
-from datamodules.tokenizers import Encoding, check_encoding
+from steepest.datamodules.text import Split, TextDataModule
+from steepest.datamodules.tokenizers import Encoding, check_encoding
 
 
 class TextFile(TextDataModule):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.text import Split, TextDataModule
+from steepest.datamodules.text import Split, TextDataModule
 
 
 class TinyText(TextDataModule):

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from datamodules.atomic import cache_folders, make_cache_folder, replacing
-from datamodules.text_source import cut_at_words, read_texts
-from datamodules.tokenizers import Tokenizer
+from steepest.common.atomic import cache_folders, make_cache_folder, replacing
+from steepest.datamodules.text_source import cut_at_words, read_texts
+from steepest.datamodules.tokenizers import Tokenizer
 
 FOLDER = "tokens"
 FORMAT = 1  # another number makes all kept files unknown
@@ -109,8 +109,6 @@ def _build(path: Path, sources: Sequence[Path], tokenizer: Tokenizer) -> None:
             for values, length in _encoded(cut_at_words(read_texts(sources)), tokenizer):
                 values.tofile(file)
                 tokens, characters = tokens + len(values), characters + length
-            file.flush()
-            os.fsync(file.fileno())
         if not tokens:
             raise ValueError(f"{', '.join(map(str, sources))} holds no text")
     record = {"made_by": _made_by(tokenizer), "sources": states, "tokens": tokens, "characters": characters}

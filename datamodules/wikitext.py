@@ -5,10 +5,10 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.atomic import replacing
-from datamodules.parquet_images import parquet_files
-from datamodules.text import Split, TextDataModule
-from datamodules.tokenizers import Encoding
+from steepest.common.atomic import replacing
+from steepest.datamodules.parquet_images import parquet_files
+from steepest.datamodules.text import Split, TextDataModule
+from steepest.datamodules.tokenizers import Encoding
 
 REPOSITORY, CONFIGURATION = "Salesforce/wikitext", "wikitext-103-raw-v1"
 NAMES: dict[Split, tuple[str, ...]] = {

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from lightning_modules.optimization import build_optimizer, clipping_of
-from lightning_modules.scalars import ScalarBuffer
-from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
-from optim.classics import adamw
-from optim.clipping import Clipping
+from steepest.lightning_modules.optimization import build_optimizer, clipping_of
+from steepest.lightning_modules.scalars import ScalarBuffer
+from steepest.optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
+from steepest.optim.classical.torch_optimizers import adamw
+from steepest.optim.clipping import Clipping
 
 
 class BaseModule(LightningModule):

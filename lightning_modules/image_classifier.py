@@ -9,9 +9,9 @@ from torch.nn import functional
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.base import BaseModule
-from lightning_modules.network_check import check_fit
-from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
+from steepest.lightning_modules.base import BaseModule
+from steepest.lightning_modules.network_check import check_fit
+from steepest.optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 
 
 class ImageClassifier(BaseModule):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric
 
-from lightning_modules.base import BaseModule
-from lightning_modules.generation import generate
-from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
+from steepest.lightning_modules.base import BaseModule
+from steepest.lightning_modules.generation import generate
+from steepest.optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 
 SAMPLE_TEMPERATURE, SAMPLE_TOP_K = 0.8, 200  # nanoGPT's sample.py
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
-import numpy
 import torch
 from torch import Tensor
+
+from steepest.common.seeds import data_seed
 
 
 class NoiseLoader:
@@ -31,7 +32,7 @@ class NoiseLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        progress: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.scale = scale
         self.batch_size = batch_size
@@ -48,7 +49,7 @@ class NoiseLoader:
 
     def __iter__(self) -> Iterator[Tensor]:
         # A generator function: nothing below runs before the first batch is asked for.
-        epoch, done = self.progress()
+        epoch, done = (0, 0) if self.progress is None else self.progress()
         done = 0 if self._passes else done
         self._passes += 1
         for batch in range(done, self.batches):
@@ -58,8 +59,7 @@ class NoiseLoader:
         shape = self.batch_size * self.world_size, len(self.scale)
         if not bool(self.scale.any()):
             return torch.zeros(self.batch_size, len(self.scale))
-        state = numpy.random.SeedSequence((self.seed, epoch, batch)).generate_state(2, numpy.uint32)
-        generator = torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+        generator = torch.Generator().manual_seed(data_seed(self.seed, epoch, batch, words=2))
         start = self.rank * self.batch_size
         return torch.randn(shape, generator=generator)[start : start + self.batch_size] * self.scale
 

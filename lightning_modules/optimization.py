@@ -8,12 +8,12 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 
-from optim import OptimizerFactory, OptionSchedule, ScheduleFactory
-from optim.clipping import Clipping
-from optim.clipping.base import refuse_thresholds
-from optim.closure import needs_closure, searches_line
-from optim.implementation import without_fused
-from optim.scheduled_options import OptionScheduler
+from steepest.optim import OptimizerFactory, OptionSchedule, ScheduleFactory
+from steepest.optim.clipping import Clipping
+from steepest.optim.clipping.base import refuse_thresholds
+from steepest.optim.core.closure import needs_closure, searches_line
+from steepest.optim.core.implementation import without_fused
+from steepest.optim.schedules.options import OptionScheduler
 
 
 def build_optimizer(

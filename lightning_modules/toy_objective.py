@@ -1,18 +1,17 @@
 """Minimizing a function of a few weights whose answer is known."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lightning_modules.base import BaseModule
-from lightning_modules.noise_loader import NoiseLoader
-from lightning_modules.objectives import Objective
-from optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
+from steepest.common.run import progress_of, ranks_of, run_seed
+from steepest.lightning_modules.base import BaseModule
+from steepest.lightning_modules.noise_loader import NoiseLoader
+from steepest.lightning_modules.objectives.base import Objective
+from steepest.optim import ClippingFactory, OptimizerFactory, OptionSchedule, ScheduleFactory
 
 
 class ToyObjective(BaseModule):
@@ -90,11 +89,10 @@ class ToyObjective(BaseModule):
 
     def train_dataloader(self) -> NoiseLoader:
         """The noise of every step."""
-        trainer = self._trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        rank, world_size = ranks_of(self._trainer)
+        progress = progress_of(self._trainer)
         return NoiseLoader(
-            self.noise_scale, self.batch_size, self.steps_per_epoch, seed, rank, world_size, self._progress
+            self.noise_scale, self.batch_size, self.steps_per_epoch, run_seed(), rank, world_size, progress
         )
 
     def val_dataloader(self) -> list[Tensor]:
@@ -104,12 +102,6 @@ class ToyObjective(BaseModule):
     def test_dataloader(self) -> list[Tensor]:
         """A single batch without noise."""
         return self.val_dataloader()
-
-    def _progress(self) -> tuple[int, int]:
-        trainer = self._trainer
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING or trainer.state.status != TrainerStatus.RUNNING:
-            return 0, 0
-        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _distance(self) -> Tensor:
         return self.objective.distance(self.objective.weight.detach().flatten())

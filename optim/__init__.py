@@ -1,20 +1,16 @@
 """Optimizers, schedules, gradient clipping and parameter roles.
 
-Every module of this folder is imported here, so an optimizer, schedule or clipping is added by writing one file.
+Every module below this folder is imported here, so an optimizer, schedule or clipping is added by writing one file.
 """
 
-import importlib
-import pkgutil
+from steepest.common.discovery import import_modules
+from steepest.optim.autosgm import AutoSGM
+from steepest.optim.classical.sam import SAM
+from steepest.optim.registry import CLIPPINGS, OPTIMIZERS, SCHEDULES, ClippingFactory, OptimizerFactory, ScheduleFactory
+from steepest.optim.schedules.options import OptionSchedule
+from steepest.optim.spectral.budget import MuonAdamW, MuonSGD
 
-from optim.autosgm import AutoSGM
-from optim.muon_adamw import MuonAdamW
-from optim.muon_sgd import MuonSGD
-from optim.registry import CLIPPINGS, OPTIMIZERS, SCHEDULES, ClippingFactory, OptimizerFactory, ScheduleFactory
-from optim.sam import SAM
-from optim.scheduled_options import OptionSchedule
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_modules("steepest.optim")
 
 __all__ = [
     "CLIPPINGS",

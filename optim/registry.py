@@ -2,12 +2,13 @@
 
 An optimizer is a function `adamw(module, lr=..., ...) -> Optimizer`, a schedule a function
 `(optimizer, total_steps, ...) -> LRScheduler`, a clipping a function `(module, ...) -> Clipping`; the docstring is the
-help text. Registering leaves the function as it is and adds a class of the same name for jsonargparse, which gives
-short names, typed options and `--optimizer.help NAME` on the command line, and accepts nothing that is not registered.
+help text. Registering makes options one by one of the sets of options that a function takes (optim/core/options.py),
+leaves other functions as they are, and adds a class of the same name for jsonargparse, which gives short names, typed
+options and `--optimizer.help NAME` on the command line, and accepts nothing that is not registered.
 
-Names come from the modules of `optim`, from families (optim/families.py), from installed packages that declare the
-entry point `steepest.optimizers`, `steepest.schedules` or `steepest.clippings`, and from a user's own file, by
-`@OPTIMIZERS.register`.
+Names come from the modules of `optim`, from families (optim/libraries/families.py), from installed packages that
+declare the entry point `steepest.optimizers`, `steepest.schedules` or `steepest.clippings`, and from a user's own file,
+by `@OPTIMIZERS.register`.
 """
 
 import difflib
@@ -20,20 +21,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from jsonargparse.typing import class_from_function
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from optim.extras import is_installed, require
-from optim.families import Family
+from steepest.optim.core.options import flat
+from steepest.optim.libraries.families import Family, is_installed, require
 
 if TYPE_CHECKING:
-    from optim.clipping.base import Clipping
+    from steepest.optim.clipping.base import Clipping
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
+Factory = Callable[..., Any]
 
 
 class RegisteredOptimizer(ABC):
@@ -119,10 +121,10 @@ class Registry:
             override: Replace what has the name now.
 
         Returns:
-            The function, which checks for the extra before each call if one is given.
+            The function with flat options, which checks for the extra before each call if one is given.
 
         Raises:
-            ValueError: if a name is taken by another function, or the function has no docstring.
+            ValueError: if a name is taken by another function, or the function or an option has no help.
         """
         if factory is None:
             return functools.partial(self._register, aliases=tuple(aliases), requires=requires, override=override)
@@ -144,9 +146,13 @@ class Registry:
         for other in REGISTRIES:
             if other is not self and name in other._entries:
                 raise ValueError(f"{self.kind} {name!r} has the name of a registered {other.kind}: choose another")
+        factory = flat(factory)
         if requires is not None:
             factory = _checked(factory, requires, f"{self.kind} {name!r}")
+        if name in self._entries:
+            _CHOICES.pop(self._entries[name].factory, None)
         self._entries[name] = Entry(factory, _choice(factory, self.marker), aliases, requires)
+        _CHOICES[factory] = self._entries[name].choice
         self._names |= {_key(wanted): name for wanted in (name, *aliases)}
         return factory
 
@@ -178,6 +184,8 @@ class Registry:
         Raises:
             ValueError: if the name is of a family whose package is not installed, or that leaves it out.
         """
+        if name in self._entries:
+            return name
         key = _key(name)
         if key in self._names:
             return self._names[key]
@@ -219,11 +227,6 @@ class Registry:
         """The class that stands for an entry on the command line."""
         return self._entry(name).choice
 
-    def choice_of(self, factory: Any) -> type | None:
-        """The class that stands for a registered function on the command line; None for anything else."""
-        entry = self._entries.get(getattr(factory, "__name__", ""))
-        return entry.choice if entry is not None and entry.factory is factory else None
-
     def unknown(self, name: str) -> str:
         """One line about a name that is not registered."""
         if name in self.families:
@@ -255,13 +258,21 @@ class Registry:
         for point in entry_points(group=f"steepest.{self.kind}s"):
             try:
                 loaded = point.load()
-                if inspect.isfunction(loaded) and self.choice_of(loaded) is None:
+                if inspect.isfunction(loaded) and loaded not in _CHOICES:
                     self.register(loaded)
             except Exception as error:  # somebody else's package must not stop a run that does not use it
                 source = f" of {point.dist.name}" if point.dist is not None else ""
                 reason = " ".join(str(error).split())
                 message = f"plug-in {point.name!r}{source} cannot be loaded: {type(error).__name__}: {reason}"
                 warnings.warn(message, stacklevel=3)
+
+
+_CHOICES: dict[Callable[..., Any], type] = {}  # of all registries, by function
+
+
+def choice_of(found: Any) -> Any:
+    """The class that stands for a registered function on the command line; anything else is returned as it is."""
+    return _CHOICES.get(found, found) if isinstance(found, FunctionType) else found
 
 
 def unknown_name(kind: str, name: str, allowed: list[str]) -> str:
@@ -292,8 +303,8 @@ def _checked(factory: Callable[..., Any], extra: str, what: str) -> Callable[...
 def _choice(factory: Callable[..., Any], marker: type) -> type:
     """The class that stands for a factory on the command line.
 
-    Its import path is `optim.registry.NAME`, which `__getattr__` answers, or for a function from elsewhere that of the
-    function itself, so that a saved config finds it again.
+    Its import path is `steepest.optim.registry.NAME`, which `__getattr__` answers, or for a function from elsewhere
+    that of the function itself, so that a saved config finds it again.
     """
     name = f"_choice_{factory.__name__}"
     # class_from_function reads the source of every caller up the stack, 0.1 s in a chain of imports: a thread has few.
@@ -301,12 +312,15 @@ def _choice(factory: Callable[..., Any], marker: type) -> type:
         choice = thread.submit(lambda: class_from_function(factory, marker, name=name)).result()
     delattr(sys.modules[__name__], name)
     choice.__name__ = choice.__qualname__ = factory.__name__
-    if factory.__module__.split(".")[0] != "optim":
+    if not factory.__module__.startswith("steepest.optim."):
         choice.__module__ = factory.__module__
     return cast(type, choice)
 
 
 def __getattr__(name: str) -> type:
+    for registry in REGISTRIES:  # asked for again and again while a command line is parsed
+        if name in registry._entries:
+            return registry._entries[name].choice
     if not name.startswith("_"):
         for registry in REGISTRIES:
             if registry.find(name) == name:

@@ -25,13 +25,15 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run by path, from any folder
 
-from datamodules import Digits, TinyText
-from diagnostics.artifacts import save_figure
-from diagnostics.coordinate_check import Batch, coordinate_check, coordinate_figure
-from diagnostics.width_transfer import best_rates, transfer_figure
-from lightning_modules.networks import GPT2, WidthMLP
-from lightning_modules.networks.width_scaling import Parametrization
-from optim import OPTIMIZERS
+from steepest.datamodules.digits import Digits
+from steepest.datamodules.tiny_text import TinyText
+from steepest.diagnostics.common.artifacts import save_figure
+from steepest.diagnostics.width.coordinate_check import Batch, coordinate_check, coordinate_figure
+from steepest.diagnostics.width.transfer import best_rates, transfer_figure
+from steepest.lightning_modules.networks.gpt2 import GPT2
+from steepest.lightning_modules.networks.mlp import WidthMLP
+from steepest.lightning_modules.networks.width_scaling import Parametrization
+from steepest.optim import OPTIMIZERS
 
 TITLES: dict[Parametrization, str] = {"standard": "standard", "mup": "muP"}
 TRANSFER_STEPS = 120

@@ -17,9 +17,9 @@ variables:
   PYTHON          interpreter (python)
 
 examples:
-  scripts/launch_torchrun.sh --config configs/digits_mlp.yaml
-  NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 scripts/launch_torchrun.sh --config configs/digits_mlp.yaml   # on node0
-  NNODES=2 NODE_RANK=1 MASTER_ADDR=node0 scripts/launch_torchrun.sh --config configs/digits_mlp.yaml   # on node1
+  scripts/launch_torchrun.sh --config digits_mlp
+  NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 scripts/launch_torchrun.sh --config digits_mlp   # on node0
+  NNODES=2 NODE_RANK=1 MASTER_ADDR=node0 scripts/launch_torchrun.sh --config digits_mlp   # on node1
 
 The run folder must lie on a file system that all machines share, or resuming works from machine 0 only.
 TEXT

@@ -13,6 +13,11 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, nothing about the code.
+settings.register_profile("steepest", deadline=None)
+settings.load_profile("steepest")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -1,11 +1,18 @@
-"""Networks: plain `nn.Module` classes, usable without Lightning."""
+"""Networks: plain `nn.Module` classes, usable without Lightning.
 
-from lightning_modules.networks.airbench import AirbenchCNN
-from lightning_modules.networks.gpt2 import GPT2
-from lightning_modules.networks.mixer import MLPMixer
-from lightning_modules.networks.mlp import DeepMLP, SimpleMLP, WidthMLP
-from lightning_modules.networks.resnet import ResNet18
-from lightning_modules.networks.small_cnn import SmallCNN
-from lightning_modules.networks.vit import ViT
+Every network in a module of this folder can be named without a path, here and on the command line. A module that
+defines parts of networks too names the networks in its `__all__`.
+"""
 
-__all__ = ["GPT2", "AirbenchCNN", "DeepMLP", "MLPMixer", "ResNet18", "SimpleMLP", "SmallCNN", "ViT", "WidthMLP"]
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from steepest.common.discovery import offer_classes
+
+offer_classes("steepest.lightning_modules.networks", nn.Module, globals())
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Tell type checkers, which run nothing, that there are names; in the modules they see each with its type."""

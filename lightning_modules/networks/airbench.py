@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.checks import check_image_shape, check_num_classes, scaled_width
+from steepest.lightning_modules.networks.checks import check_image_shape, check_num_classes, scaled_width
+
+__all__ = ["AirbenchCNN"]
 
 WIDTHS = (64, 256, 256)  # channels of the three groups
 KERNEL = 2  # side of the patches that are whitened

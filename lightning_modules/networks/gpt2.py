@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.checks import check_dropout, check_size, scaled_width
-from lightning_modules.networks.width_scaling import Parametrization, check_parametrization, scale_to_width
+from steepest.lightning_modules.networks.checks import check_dropout, check_size, scaled_width
+from steepest.lightning_modules.networks.width_scaling import Parametrization, check_parametrization, scale_to_width
+
+__all__ = ["GPT2"]
 
 Attention = Literal["fused", "math"]
 

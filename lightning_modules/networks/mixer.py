@@ -2,9 +2,11 @@
 
 from torch import Tensor, nn
 
-from lightning_modules.networks.checks import check_dropout, check_num_classes, check_size, scaled_width
-from lightning_modules.networks.initialization import Initialization, initialize
-from lightning_modules.networks.patches import FeedForward, PatchEmbedding
+from steepest.lightning_modules.networks.checks import check_dropout, check_num_classes, check_size, scaled_width
+from steepest.lightning_modules.networks.initialization import Initialization, initialize
+from steepest.lightning_modules.networks.patches import FeedForward, PatchEmbedding
+
+__all__ = ["MLPMixer"]
 
 
 class MLPMixer(nn.Module):

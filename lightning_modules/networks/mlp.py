@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lightning_modules.networks.checks import (
+from steepest.lightning_modules.networks.checks import (
     Normalization,
     check_dropout,
     check_image_shape,
@@ -14,8 +14,8 @@ from lightning_modules.networks.checks import (
     check_num_classes,
     scaled_width,
 )
-from lightning_modules.networks.initialization import Initialization, initialize
-from lightning_modules.networks.width_scaling import Parametrization, check_parametrization, scale_to_width
+from steepest.lightning_modules.networks.initialization import Initialization, initialize
+from steepest.lightning_modules.networks.width_scaling import Parametrization, check_parametrization, scale_to_width
 
 
 class DeepMLP(nn.Sequential):

@@ -4,7 +4,9 @@ import math
 
 from torch import Tensor, nn
 
-from lightning_modules.networks.checks import check_image_shape, check_size
+from steepest.lightning_modules.networks.checks import check_image_shape, check_size
+
+__all__: list[str] = []  # parts, none of them a network
 
 
 class PatchEmbedding(nn.Module):

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.checks import check_image_shape, check_num_classes, scaled_width
-from lightning_modules.networks.initialization import Initialization, initialize
+from steepest.lightning_modules.networks.checks import check_image_shape, check_num_classes, scaled_width
+from steepest.lightning_modules.networks.initialization import Initialization, initialize
+
+__all__ = ["ResNet18"]
 
 WIDTHS = (64, 128, 256, 512)  # channels of the four stages
 BLOCKS = 2  # in each stage

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lightning_modules.networks.checks import (
+from steepest.lightning_modules.networks.checks import (
     Normalization,
     check_dropout,
     check_image_shape,
@@ -10,7 +10,7 @@ from lightning_modules.networks.checks import (
     check_num_classes,
     scaled_width,
 )
-from lightning_modules.networks.initialization import Initialization, initialize
+from steepest.lightning_modules.networks.initialization import Initialization, initialize
 
 
 class SmallCNN(nn.Sequential):

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.checks import check_dropout, check_num_classes, check_size, scaled_width
-from lightning_modules.networks.patches import FeedForward, PatchEmbedding
+from steepest.lightning_modules.networks.checks import check_dropout, check_num_classes, check_size, scaled_width
+from steepest.lightning_modules.networks.patches import FeedForward, PatchEmbedding
+
+__all__ = ["ViT"]
 
 DEVIATION = 0.02  # of the weights at the start, as in BERT, GPT-2 and the usual codes of the vision transformer
 

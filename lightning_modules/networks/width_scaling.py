@@ -27,10 +27,10 @@ def scale_to_width(network: nn.Module, base: nn.Module, constant_deviation: bool
     map width to width fall with fan_in^-1/2, weights that map width to a fixed size with 1 / fan_in, and what has no
     wide input (first layer, tables, gains, offsets) stays as at the base width.
 
-    Optimizers scale learning rates by what is noted here, see `optim.width_scaling`. A network whose attention heads
-    become wider (not more) must itself divide the products of queries and keys by the features of a head over their
-    root at the base width, and one that shares a table between input and output its scores by how much wider it is;
-    such a table counts as the input's.
+    Optimizers scale learning rates by what is noted here, see `steepest.optim.core.width_scaling`. A network whose
+    attention heads become wider (not more) must itself divide the products of queries and keys by the features of a
+    head over their root at the base width, and one that shares a table between input and output its scores by how much
+    wider it is; such a table counts as the input's.
 
     Args:
         network: Changed in place. It gets an attribute `width_ratios`: by parameter name the number of inputs of a unit

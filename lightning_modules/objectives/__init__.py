@@ -1,32 +1,16 @@
-"""Functions of a few weights with known minima: plain `nn.Module` classes, usable without Lightning."""
+"""Functions of a few weights with known minima: plain `nn.Module` classes, usable without Lightning.
 
-from lightning_modules.objectives.base import Objective
-from lightning_modules.objectives.many_dimensions import Ackley, PowellSingular, Rastrigin, Rosenbrock, StyblinskiTang
-from lightning_modules.objectives.quadratic import ElongatedBowl, Quadratic
-from lightning_modules.objectives.surfaces import (
-    Beale,
-    Booth,
-    GoldsteinPrice,
-    Himmelblau,
-    Matyas,
-    Saddle,
-    ThreeHumpCamel,
-)
+Every public, concrete `Objective` in a module of this folder can be named without a path, here and on the command line.
+"""
 
-__all__ = [
-    "Ackley",
-    "Beale",
-    "Booth",
-    "ElongatedBowl",
-    "GoldsteinPrice",
-    "Himmelblau",
-    "Matyas",
-    "Objective",
-    "PowellSingular",
-    "Quadratic",
-    "Rastrigin",
-    "Rosenbrock",
-    "Saddle",
-    "StyblinskiTang",
-    "ThreeHumpCamel",
-]
+from typing import TYPE_CHECKING, Any
+
+from steepest.common.discovery import offer_classes
+from steepest.lightning_modules.objectives.base import Objective
+
+offer_classes("steepest.lightning_modules.objectives", Objective, globals())
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Tell type checkers, which run nothing, that there are names; in the modules they see each with its type."""

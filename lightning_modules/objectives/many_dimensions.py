@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.objectives.base import Objective, check_dimensions
+from steepest.lightning_modules.objectives.base import Objective, check_dimensions
 
 
 class Rosenbrock(Objective):

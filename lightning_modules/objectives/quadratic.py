@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.objectives.base import Objective
+from steepest.lightning_modules.objectives.base import Objective
 
 
 class Quadratic(Objective):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_modules.objectives.base import Objective
+from steepest.lightning_modules.objectives.base import Objective
 
 
 class Beale(Objective):

@@ -1,18 +1,17 @@
 """AutoSGM's update rule on lists of tensors, portion by portion."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-import optim.autosgm.compiled as compiled
-import optim.autosgm.dynamics as dynamics
-from optim.algorithm import Algorithm, State, Statistics, register_algorithm
-from optim.autosgm.batches import Part, batches, parts
-from optim.autosgm.foreach import Scratch, into, scaled_and_shifted
-from optim.autosgm.kernels import Numbers
-from optim.autosgm.numerators import (
+from steepest.common.linear_step import LinearStep, UnknownLimitError, filter_step
+from steepest.optim.autosgm import compiled, dynamics
+from steepest.optim.autosgm.batches import Part, batches, parts
+from steepest.optim.autosgm.foreach import Scratch, into, scaled_and_shifted
+from steepest.optim.autosgm.kernels import Numbers
+from steepest.optim.autosgm.numerators import (
     CHEBYSHEV_FACTOR,
     ESTIMATORS,
     SCALAR_STATES,
@@ -20,7 +19,8 @@ from optim.autosgm.numerators import (
     chebyshev,
     smooth,
 )
-from optim.autosgm.options import DEFAULTS, check_options, window_at
+from steepest.optim.autosgm.options import AutoSGMOptions, check_options, window_at
+from steepest.optim.core.algorithm import Algorithm, State, Statistics, register_algorithm
 
 Group = Mapping[str, Any]
 Tensors = list[Tensor]
@@ -28,16 +28,43 @@ Tensors = list[Tensor]
 
 @register_algorithm
 class AutoSGMRule(Algorithm):
-    """A filtered gradient times a learning rate numerator / denominator; the equations are in `optim.autosgm`."""
+    """A filtered gradient times a learning rate numerator / denominator; equations: `steepest.optim.autosgm`."""
 
-    name: ClassVar[str] = "autosgm"
-    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
+    name = "autosgm"
+    options = AutoSGMOptions
 
     def check(self, group: Group) -> None:
         """Refuse options out of range, and to compile where that is not possible."""
         check_options(group)
         if group["compiled"]:
             compiled.check_compiler(parameter.device.type for parameter in group["params"])
+
+    def linear_step(self, group: Group, state: State) -> LinearStep:
+        """That of the filter, divided by the denominator."""
+        lr, beta, gamma, decay = group["lr"], group["beta"], group["gamma"], group["weight_decay"]
+        tracked = "previous_rate" in state  # all that multiplies the filtered gradient, kept by track_dynamics
+        if not tracked and (group["window"] != "none" or group["numerator"] == "chebyshev"):
+            raise UnknownLimitError("AutoSGM keeps its whole learning rate for us only with track_dynamics=True")
+        decoupled = 0.0
+        if group["decoupled_decay"] and decay:
+            if group["window"] != "none" or group["numerator"] != "constant":
+                raise UnknownLimitError(
+                    "no stability limit is known for AutoSGM with decoupled decay at a varying rate"
+                )
+            decoupled, decay = lr * _decoupled(group), 0.0
+        step = max(int(state["step"]), 1)
+        scale = _scale(beta, group, step)
+        if tracked:
+            preconditioner = state["previous_rate"] * (_undebiased(beta, group) / (lr or 1.0))
+        elif group["adaptive"]:
+            eps, pole = group["eps"], group["denominator_beta"]
+            squares = state["exp_avg_sq"] * _scale(pole, group, step) + (eps if group["repeat_eps"] else 0.0)
+            # In units of the learning rate.
+            numerator = state["numerator"] / (lr or 1.0) if "numerator" in state else 1.0
+            preconditioner = numerator * scale / (squares.sqrt() + eps)
+        else:
+            preconditioner = scale
+        return filter_step(beta, gamma, decay=decay, decoupled=decoupled, preconditioner=preconditioner)
 
     def initial_state(self, weight: Tensor, group: Group) -> State:
         """The number of steps done, the filters' states, and those of the numerator."""
@@ -238,6 +265,10 @@ def _scale(beta: float, group: Group, step: int) -> float:
     """From the filter of input gain 1 - beta to that asked for: its gain, or what makes up for its start at zero."""
     if group["debias"]:
         return 1 / (1 - beta**step)
+    return _undebiased(beta, group)
+
+
+def _undebiased(beta: float, group: Group) -> float:
     return (group["gain"] or 1 - beta) / (1 - beta)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optim.autosgm.foreach import Scratch
+from steepest.optim.autosgm.foreach import Scratch
 
 # Elements: three quarters of a megabyte a tensor, a dozen of which fit a third-level cache, and so many that the
 # overhead of an operation is small; of a few hundred megabytes.

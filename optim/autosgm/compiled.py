@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
-from optim.algorithm import State
-from optim.autosgm.foreach import is_dense
-from optim.autosgm.kernels import KERNELS, PLAIN, Kernel, Numbers
-from optim.autosgm.numerators import SCALAR_STATES
+from steepest.optim.autosgm.foreach import is_dense
+from steepest.optim.autosgm.kernels import KERNELS, PLAIN, Kernel, Numbers
+from steepest.optim.autosgm.numerators import SCALAR_STATES
+from steepest.optim.core.algorithm import State
 
 # Elements of the row that the kernels are compiled for before they see a tensor of a model, so that how they divide the
 # work among threads does not depend on which comes first.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.autosgm.batches import State
+from steepest.optim.autosgm.batches import State
 
 # What must be remembered from the step before to know r_t and e_t.
 STATES = ("previous_rate", "previous_drive")

@@ -1,4 +1,4 @@
-"""A step of one tensor as functions of its elements, written to be compiled (`optim.autosgm.compiled` does).
+"""A step of one tensor as functions of its elements, written to be compiled (`steepest.optim.autosgm.compiled` does).
 
 Compiled, each function is one pass over the memory of its tensors. A numerator is known only after all elements were
 seen, so these steps are two passes: the estimate with its states, then `move`, which computes the update anew rather

@@ -1,8 +1,8 @@
 """The numerators of AutoSGM's learning rate: estimates of the correlation of weights and gradients.
 
-`optim.autosgm.reference` has the same equations in readable form; here they are in-place operations on lists of
-tensors, in an order that needs few of them. Estimates are non-negative and still per element: their mean over a tensor,
-smoothed, is its numerator.
+`steepest.optim.autosgm.reference` has the same equations in readable form; here they are in-place operations on lists
+of tensors, in an order that needs few of them. Estimates are non-negative and still per element: their mean over a
+tensor, smoothed, is its numerator.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.autosgm.batches import Part, State
-from optim.autosgm.foreach import Scratch, clipped, into, scaled_and_shifted, totals
+from steepest.optim.autosgm.batches import Part, State
+from steepest.optim.autosgm.foreach import Scratch, clipped, into, scaled_and_shifted, totals
 
 CHEBYSHEV_FACTOR = 4.0
 SMOOTHING_POLE = 0.1

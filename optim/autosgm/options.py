@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from optim.autosgm_windows import SEQUENCES, UNITS, WINDOWS, check_window, window
-from optim.checks import check_number
-from optim.registry import unknown_name
+from steepest.optim.autosgm.windows import SEQUENCES, UNITS, WINDOWS, check_window, window
+from steepest.optim.checks import check_number
+from steepest.optim.core.options import Options
+from steepest.optim.registry import unknown_name
 
 # In the order of the author's numbers 0, 1, 2, ...
 Numerator = Literal["constant", "chebyshev", "maximum_bound", "markov", "elementwise_chebyshev"]
@@ -22,31 +23,66 @@ Window = tuple[int, int, float, float, int, int, int, int, float]
 WeightDecay = tuple[float, int]
 Epsilon = tuple[float, bool]
 
-DEFAULTS: Mapping[str, Any] = {
-    "adaptive": True,
-    "numerator": "markov",
-    "numerator_beta": 0.9999,
-    "denominator_beta": 0.999,
-    "beta": 0.9,
-    "gamma": 0.5528,
-    "gain": 0.0,
-    "debias": True,
-    "decoupled_decay": False,
-    "window": "none",
-    "window_sequence": "ordered",
-    "window_floor": 0.0,
-    "window_order": 2.0,
-    "window_full": False,
-    "window_epochs": 1,
-    "window_steps_per_epoch": 1,
-    "window_unit": "step",
-    "window_flat_top": 0.0,
-    "eps": 1e-10,
-    "repeat_eps": True,
-    "maximize": False,
-    "track_dynamics": False,
-    "compiled": False,
-}
+
+class AutoSGMOptions(Options):
+    """The filters, the numerator and the window of AutoSGM.
+
+    Attributes:
+        numerator: "constant" (0 in the author's tuples), "chebyshev" (1), "maximum_bound" (2), "markov" (3),
+            "elementwise_chebyshev" (4).
+        adaptive: Divide by the denominator and use the numerator; without, this is momentum with learning rate lr.
+        numerator_beta: Pole of the numerator's filters, in [0, 1).
+        denominator_beta: Decay rate of the average of squared gradients, in [0, 1).
+        beta: Pole of the gradient's filter, in [0, 1): the momentum.
+        gamma: Zero of the gradient's filter, at most beta: 0 heavy ball, beta / (1 + beta) Nesterov, below 0 smoother.
+            The default is the README's.
+        gain: Input gain of the gradient's and the denominator's filter, at least 0; 0 means one minus the pole.
+            It matters only without debias.
+        debias: Make up for the filters' start at zero.
+        decoupled_decay: Add the decay to the smoothed, normalized gradient instead of to the gradient.
+        window: Learning-rate schedule inside the method: "none", "raised_cosine", "polynomial", "beta_exponential",
+            "simple_polynomial", "logistic", "late_logistic". A `--schedule` multiplies it.
+        window_sequence: "ordered" or "kronecker", golden-ratio positions in falling order.
+        window_floor: Smallest factor, in [0, 1].
+        window_order: Order or rate of the shape: at least 1 for the first two shapes, in (0, 1) for "beta_exponential",
+            above 1 for "simple_polynomial", above 0 for the logistic ones.
+        window_full: Rise, then fall, instead of falling only.
+        window_epochs: Length of the window in epochs.
+        window_steps_per_epoch: Steps in one of these epochs.
+        window_unit: "step" or "epoch", when the factor changes; "restart": from step to step, anew each epoch.
+        window_flat_top: Part of the window at factor 1, in [0, 1).
+        eps: Added to the denominator, above 0, in units of the gradient.
+        repeat_eps: Add eps under the root too.
+        maximize: Go up; the sign of the whole step changes, decay included.
+        track_dynamics: Keep the last step's rates and gradients (two tensors per parameter), for the statistics r, e
+            and the share of coordinates that do not contract.
+        compiled: Step by kernels that torch.compile makes in the first step, in one or two passes over the memory; it
+            needs a C++ compiler for parameters on a CPU, Triton on a GPU.
+    """
+
+    numerator: Numerator = "markov"
+    adaptive: bool = True
+    numerator_beta: float = 0.9999
+    denominator_beta: float = 0.999
+    beta: float = 0.9
+    gamma: float = 0.5528
+    gain: float = 0.0
+    debias: bool = True
+    decoupled_decay: bool = False
+    window: WindowShape = "none"
+    window_sequence: WindowSequence = "ordered"
+    window_floor: float = 0.0
+    window_order: float = 2.0
+    window_full: bool = False
+    window_epochs: int = 1
+    window_steps_per_epoch: int = 1
+    window_unit: WindowUnit = "step"
+    window_flat_top: float = 0.0
+    eps: float = 1e-10
+    repeat_eps: bool = True
+    maximize: bool = False
+    track_dynamics: bool = False
+    compiled: bool = False
 
 
 def options_of_tuples(

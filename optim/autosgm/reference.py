@@ -1,6 +1,6 @@
 """AutoSGM written as its equations read: one tensor after another, one operation after another.
 
-Slow and meant to be read; `optim.autosgm.AutoSGM` computes the same.
+Slow and meant to be read; `steepest.optim.autosgm.AutoSGM` computes the same.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optim.autosgm.options import (
-    DEFAULTS,
+from steepest.optim.autosgm.options import (
+    AutoSGMOptions,
     Epsilon,
     Filters,
     LearningRate,
@@ -27,7 +27,7 @@ CHEBYSHEV_FACTOR = 4.0
 
 
 class ReferenceAutoSGM(Optimizer):
-    """AutoSGM, literally; the arguments are those of `optim.autosgm.AutoSGM`, which is the one to train with."""
+    """AutoSGM, literally; arguments as of `steepest.optim.autosgm.AutoSGM`, which is the one to train with."""
 
     def __init__(
         self,
@@ -40,7 +40,8 @@ class ReferenceAutoSGM(Optimizer):
         *,
         maximize: bool = False,
     ) -> None:
-        options = {**DEFAULTS, **options_of_tuples(lr_cfg, beta_cfg, rc_cfg, wd_cfg, eps_cfg), "maximize": maximize}
+        options = {**vars(AutoSGMOptions()), **options_of_tuples(lr_cfg, beta_cfg, rc_cfg, wd_cfg, eps_cfg)}
+        options["maximize"] = maximize
         check_options(options)
         super().__init__(params, options)
 

@@ -6,10 +6,10 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from optim.checks import check_number
-from optim.clipping.base import Clipping, Pool
-from optim.registry import CLIPPINGS
-from optim.roles import Role, parameter_roles
+from steepest.optim.checks import check_number
+from steepest.optim.clipping.base import Clipping, Pool
+from steepest.optim.core.roles import Role, parameter_roles
+from steepest.optim.registry import CLIPPINGS
 
 
 @CLIPPINGS.register

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.checks import check_number
+from steepest.optim.checks import check_number
 
 Groups = Sequence[Mapping[str, Any]]
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optim.checks import check_number
-from optim.clipping.base import Clipping, Pool, limit_norm
-from optim.registry import CLIPPINGS
+from steepest.optim.checks import check_number
+from steepest.optim.clipping.base import Clipping, Pool, limit_norm
+from steepest.optim.registry import CLIPPINGS
 
 
 @CLIPPINGS.register

@@ -23,7 +23,7 @@ class Case:
         name: For messages.
         make: Builds it for a model and a learning rate.
         lr: A learning rate with which it solves an easy, well-scaled problem in some hundred steps.
-        rosenbrock_lr: One for Rosenbrock's valley; None takes a tenth of `lr`.
+        rosenbrock_lr: One for Rosenbrock's valley; None tries a few multiples of `lr`.
         refused: Calls that must raise `ValueError`, by what is wrong, each taking a model.
     """
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from optim.contract.case import Case, check, demand
-from optim.contract.models import backward, data, network, train, weights
+from steepest.optim.contract.case import Case, check, demand
+from steepest.optim.contract.models import backward, data, network, train, weights
 
 
 @check

@@ -9,8 +9,8 @@ import pickle
 import torch
 from torch import Tensor, nn
 
-from optim.contract.case import Case, check, demand, refused
-from optim.contract.models import network, train, weights
+from steepest.optim.contract.case import Case, check, demand, refused
+from steepest.optim.contract.models import network, train, weights
 
 
 @check

@@ -3,7 +3,7 @@
 A schedule `linear` has a factor function `linear_factor(step, total_steps, ...)`, and `LambdaLR` multiplies each
 group's learning rate by it. Since the factor depends on the step alone, a resumed run needs only the number of the
 step, any schedule can be drawn without training (`factors`), and it can move other options than the learning rate
-(optim/scheduled_options.py).
+(optim/schedules/options.py).
 
 Steps count from 0, so the last one is `total_steps - 1`. A length below 1 is a fraction of the run, from 1 on a number
 of steps.
@@ -15,7 +15,7 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from optim.schedules.cycles import (
+from steepest.optim.schedules.cycles import (
     cosine_warm_restarts,
     cosine_warm_restarts_factor,
     one_cycle,
@@ -23,7 +23,7 @@ from optim.schedules.cycles import (
     step_decay,
     step_decay_factor,
 )
-from optim.schedules.decays import (
+from steepest.optim.schedules.decays import (
     constant,
     constant_factor,
     inverse_sqrt,
@@ -37,7 +37,7 @@ from optim.schedules.decays import (
     warmup_stable_decay,
     warmup_stable_decay_factor,
 )
-from optim.schedules.windows import autosgm_window, autosgm_window_factor
+from steepest.optim.schedules.windows import autosgm_window, autosgm_window_factor
 
 
 def factors(schedule: LRScheduler, steps: int) -> list[float]:

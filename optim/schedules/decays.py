@@ -6,9 +6,9 @@ from typing import Literal, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from optim.checks import check_number
-from optim.registry import SCHEDULES
-from optim.schedules.lengths import checked_floor, cosine, length, peak, progress, schedule, warmup_steps
+from steepest.optim.checks import check_number
+from steepest.optim.registry import SCHEDULES
+from steepest.optim.schedules.lengths import checked_floor, cosine, length, peak, progress, schedule, warmup_steps
 
 Shape = Literal["linear", "cosine", "sqrt"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from optim.checks import check_number
+from steepest.optim.checks import check_number
 
 
 def schedule(optimizer: Optimizer, factor: Callable[..., float], total_steps: int, **options: Any) -> LRScheduler:

@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from optim.autosgm_windows import SEQUENCES, UNITS, WINDOWS, window
-from optim.checks import check_number
-from optim.registry import SCHEDULES
-from optim.schedules.lengths import check_total_steps, checked_floor, length, schedule
+from steepest.optim.autosgm.windows import SEQUENCES, UNITS, WINDOWS, window
+from steepest.optim.checks import check_number
+from steepest.optim.registry import SCHEDULES
+from steepest.optim.schedules.lengths import check_total_steps, checked_floor, length, schedule
 
 Shape = Literal["raised_cosine", "polynomial", "beta_exponential", "simple_polynomial", "logistic", "late_logistic"]
 Sequence = Literal["ordered", "kronecker"]
@@ -92,5 +92,5 @@ def autosgm_window(
 
 
 def autosgm_window_factor(step: int, total_steps: int, **options: float) -> float:
-    """The window at a step counted from 0; the options are those of `optim.autosgm_windows.window`."""
+    """The window at a step counted from 0; the options are those of `steepest.optim.autosgm.windows.window`."""
     return window(step + 1, **options)  # type: ignore[arg-type]

@@ -1,32 +1,34 @@
 """`steepest study`: run a study, go on with it, write its report."""
 
 import argparse
+import contextlib
+import io
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
-from steepest.cli import BAD_ENVIRONMENT, BAD_INPUT, INTERRUPTED, fail
-from steepest.one_line_parser import OneLineParser
-from steepest.study.backends import RunOptions
-from steepest.study.belonging import results_of
-from steepest.study.definition import Study
-from steepest.study.dry_run import print_plan
-from steepest.study.folder import folder_of, load_stored, store_study
-from steepest.study.last_evaluation import unjudged_end
-from steepest.study.progress import Progress, count_of
-from steepest.study.reading import load_study
-from steepest.study.rehearsal import check_commands
-from steepest.study.results import TrialResult, load_results
-from steepest.study.runner import run_study
-from steepest.study.shard import parse_shard
+from steepest.errors import BAD_ENVIRONMENT, BAD_INPUT, INTERRUPTED, Failure, OneLineParser, exit_code, fail, one_line
+from steepest.shipped import STUDIES, find
+from steepest.study.analysis.summary import unjudged_end
+from steepest.study.figures import check_figures
+from steepest.study.question.definition import Study
+from steepest.study.question.reading import load_study
+from steepest.study.question.spaces import space_of
+from steepest.study.trials.folder import folder_of, load_stored, store_study
+from steepest.study.trials.plan import Trial, cells, data_words, describe, final_trials, parse_shard, tuning_trials
+from steepest.study.trials.results import TrialResult, load_results
+from steepest.study.trials.runner import Progress, count_of, in_words, run_study
+from steepest.study.trials.tuning import chosen_points, results_of, tuning_rounds
+from steepest.study.trials.workers import RunOptions, default_jobs, gpus_for
 
 _EXAMPLES = """\
 examples:
-  steepest study run configs/studies/optimizer_comparison.yaml --dry_run
-  steepest study run configs/studies/optimizer_comparison.yaml --scale smoke
+  steepest study run optimizer_comparison --dry_run
+  steepest study run optimizer_comparison --scale smoke
   steepest study resume studies/optimizer_comparison/smoke --retry
   steepest study report studies/optimizer_comparison/smoke
 """
@@ -58,7 +60,8 @@ def run_study_command(words: Sequence[str]) -> None:
         folder = Path(options.folder)
         study = load_stored(folder)
     else:
-        study = load_study(Path(options.study), options.scale)
+        study = load_study(find(options.study, STUDIES), options.scale)
+        check_figures(study)  # before anything runs, not after hours at the report
         folder = folder_of(Path(options.studies_dir), study)
         check_commands(study, running.data_dir)
     if options.dry_run:
@@ -100,8 +103,8 @@ def _run(study: Study, folder: Path, options: RunOptions, report: bool) -> None:
 
 
 def _write_report(folder: Path) -> None:
-    from steepest.study.report import write_report
-    from steepest.study.tables import print_summary, summary_table
+    from steepest.study.analysis.summary import print_summary, summary_table
+    from steepest.study.report.page import write_report
 
     study = load_stored(folder)
     results = results_of(study, load_results(folder))
@@ -140,7 +143,7 @@ def _parser() -> OneLineParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|resume|report")
     run = commands.add_parser("run", help="run the trials of a study file that have no result yet", allow_abbrev=False)
-    run.add_argument("study", metavar="STUDY.yaml", help="the study file")
+    run.add_argument("study", metavar="STUDY", help="a study file, or a name of `steepest list studies`")
     run.add_argument("--scale", help="smoke, paper or another scale of the file (default: smoke if there is one)")
     run.add_argument("--studies_dir", default="studies", help="results go to STUDIES_DIR/NAME/SCALE (default: studies)")
     resume = commands.add_parser("resume", help="go on with the study in a folder", allow_abbrev=False)
@@ -154,7 +157,7 @@ def _parser() -> OneLineParser:
 
 def _add_running_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, help="trials at a time (default: as many as cores, memory or GPUs allow)")
-    parser.add_argument("--backend", default="loky", help="loky: processes of this machine (default); ray: a cluster")
+    parser.add_argument("--backend", default="local", help="local: processes of this machine (default); ray: a cluster")
     parser.add_argument("--address", help="of the Ray cluster, host:port (default: RAY_ADDRESS, or one started here)")
     parser.add_argument("--shard", metavar="i/n", help="run only the i-th of n shares, for job arrays")
     parser.add_argument("--data_dir", help="folder of data sets that lie in files")
@@ -173,3 +176,132 @@ def _true_or_false(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
     return text.lower() == "true"
+
+
+def print_plan(console: Console, study: Study, folder: Path, options: RunOptions) -> None:
+    """Print the plan, the command of every trial, how many are still to be run, and how long that may take.
+
+    Args:
+        console: Where to print.
+        study: The study.
+        folder: Its folder, which need not exist.
+        options: How it would be run.
+    """
+    stored = load_results(folder)
+    results = results_of(study, stored)
+    done = {result.key for result in results if not (options.retry and result.status == "failed")}
+    rounds = tuning_rounds(study, {result.key: result for result in stored})
+    tuning = [trial for trials in rounds for trial in trials]
+    open_tuning = [trial for trial in tuning if trial.key not in done]
+    chosen = None if open_tuning else chosen_points(study, results)
+    # Cells that are not tuned can be told before the others.
+    fixed = {} if chosen is None else chosen
+    final = final_trials(study, {cell: fixed.get(cell) for cell in _tuned(study)} if _tuned(study) else {})
+    waiting = len(_tuned(study)) * len(study.seeds) if chosen is None else 0
+    console.print(study.question, markup=False)
+    console.print(_table(study, tuning, len(final) + waiting))
+    for title, trials in (("tuning", tuning), ("final", final)):
+        _print_commands(console, title, trials, done, options)
+    if waiting:
+        console.print(f"{waiting} final trials follow, at the points that the tuning chooses")
+    _print_estimate(console, study, [*tuning, *final], waiting, done, results, options)
+
+
+def _tuned(study: Study) -> list[tuple[str, ...]]:
+    if study.tuning is None:
+        return []
+    return [tuple(labels.values()) for labels in cells(study) if space_of(study.tuning, labels)]
+
+
+def _table(study: Study, tuning: Sequence[Trial], finals: int) -> Table:
+    table = Table(title=f"{study.name}, scale {study.scale}", title_justify="left")
+    table.add_column("stage")
+    for axis in study.axes:
+        table.add_column(axis.name, overflow="fold")
+    for name in ("points", "seeds", "trials"):
+        table.add_column(name, justify="right")
+    counts: dict[tuple[str, ...], int] = {}
+    for trial in tuning:
+        counts[trial.cell] = counts.get(trial.cell, 0) + 1
+    per_point = len(study.tuning.seeds) if study.tuning is not None else 1
+    for cell, count in counts.items():
+        table.add_row("tuning", *cell, str(count // per_point), str(per_point), str(count))
+    for labels in cells(study):
+        table.add_row("final", *labels.values(), "1", str(len(study.seeds)), str(len(study.seeds)))
+    blank = [""] * len(study.axes)
+    table.add_section()
+    table.add_row("all", *blank, "", "", str(len(tuning) + finals))
+    return table
+
+
+def _print_commands(console: Console, title: str, trials: Sequence[Trial], done: set[str], options: RunOptions) -> None:
+    for trial in options.shard.share(trials):
+        words = ["steepest", "fit", *trial.words, *data_words(trial.words, options.data_dir)]
+        mark = "done  " if trial.key in done else "to do "
+        console.print(f"{mark} {title} {trial.key}  {shlex.join(words)}", markup=False, soft_wrap=True)
+
+
+def _print_estimate(
+    console: Console,
+    study: Study,
+    trials: Sequence[Trial],
+    waiting: int,
+    done: set[str],
+    results: Sequence[TrialResult],
+    options: RunOptions,
+) -> None:
+    mine = options.shard.share(trials)
+    left = len([trial for trial in mine if trial.key not in done]) + -(-waiting // options.shard.count)
+    jobs = options.jobs or default_jobs(trials, gpus_for(trials))
+    text = f"{left} of {len(mine) + -(-waiting // options.shard.count)} trials still to do, {jobs} at a time"
+    if options.backend == "ray" and options.jobs is None:
+        text += " if the cluster has the room of this machine"
+    measured = [result.seconds for result in results if result.status == "finished"]
+    seconds = sum(measured) / len(measured) if measured else study.seconds
+    if left and seconds is not None:
+        source = f"the mean of {len(measured)} finished" if measured else "by the study file"
+        text += f": about {in_words(-(-left // jobs) * seconds)} ({seconds:.1f} s a trial, {source})"
+    console.print(text, markup=False)
+
+
+def check_commands(study: Study, data_dir: Path | None = None) -> None:
+    """Let `steepest fit` read the command of one trial for every alternative of every axis, without running it.
+
+    One for each alternative, not for each combination, of which there may be a thousand: a tenth of a second a piece.
+
+    Args:
+        study: The study.
+        data_dir: Folder of data that lie in files.
+
+    Raises:
+        ValueError: if it refuses one: with its line, and the alternatives that it was for.
+    """
+    for trial in _samples(study):
+        if refusal := _refusal([*trial.words, *data_words(trial.words, data_dir)]):
+            raise ValueError(f"{study.name}, {describe(trial.labels, trial.point)}: {refusal}")
+
+
+def _samples(study: Study) -> Iterator[Trial]:
+    tuning = tuning_trials(study)
+    tuned = {trial.cell for trial in tuning}
+    seen: set[tuple[str, str]] = set()
+    for trial in [*tuning, *(trial for trial in final_trials(study, {}) if trial.cell not in tuned)]:
+        if not trial.labels.items() <= seen:
+            seen |= trial.labels.items()
+            yield trial
+
+
+def _refusal(words: list[str]) -> str | None:
+    from steepest.command_line.command_line import run
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            run(["fit", *words, "--print_config"])
+        except Failure as failure:
+            return failure.message
+        except SystemExit as exit:
+            return None if exit.code in (0, None) else f"ended with exit code {exit.code}"
+        except Exception as error:
+            # Anything else is for the trial itself to say, with its traceback.
+            return one_line(error) if exit_code(error) == BAD_INPUT else None
+    return None

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from steepest.trainer import Trainer as SteepestTrainer
+from steepest.command_line.trainer import Trainer as SteepestTrainer
 
 
 def network() -> nn.Sequential:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callbacks.cadence import NEVER, Cadence, steps_until_affordable
+from steepest.callbacks.cadence import NEVER, Cadence, steps_until_affordable
 
 
 @given(every=st.integers(1, 100), step=st.integers(0, 10_000))

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from callbacks import (
+from steepest.callbacks import (
     GradientFlowMonitor,
     GradientNoiseScale,
     LearningRateTracker,

@@ -1,5 +1,6 @@
 import math
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from callbacks.base import Diagnostic
-from callbacks.probe import MeasurementUnavailableError, probe
+from steepest.callbacks.base import Diagnostic
+from steepest.callbacks.probe import MeasurementUnavailableError, probe
 from tests.callbacks.runs import Classifier, events, fit, warnings_of
 
 
@@ -215,3 +216,19 @@ def test_sharded_strategies_are_refused() -> None:
 def test_max_overhead_is_a_share() -> None:
     with pytest.raises(ValueError, match=r"in \(0, 1\), got 2"):
         Counting(every_n_steps=1, max_overhead=2.0)
+
+
+def test_an_epochs_end_is_left_out_where_time_is_short(tmp_path) -> None:
+    diagnostic = Counting(every_n_epochs=1, seconds=0.1, max_overhead=0.001)  # pays for one in a hundred seconds
+    fit(tmp_path, Classifier(), diagnostic, max_epochs=3)
+    assert diagnostic.steps == diagnostic.due == [6]
+
+
+def test_rank_zeros_clock_decides_when_all_ranks_measure_next() -> None:
+    told = []
+    strategy = SimpleNamespace(broadcast=lambda step: told.append(step) or 77)
+    diagnostic = Counting(every_n_steps=2, max_overhead=0.1)
+    diagnostic.total_seconds, diagnostic._clock = 1.0, (time.perf_counter() - 3.0, 0.0, 0)
+    found = diagnostic._earliest_next_step(SimpleNamespace(strategy=strategy), 10, 1.0)  # type: ignore[arg-type]
+    # Ten steps took two seconds; two measurements of one second cost a tenth of twenty: 18 seconds, 90 steps, more.
+    assert (found, told) == (77, [pytest.approx(100, abs=2)])

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from callbacks import DivergenceStop, StepSeed
-from lightning_modules import ToyObjective
-from lightning_modules.objectives import Quadratic
-from optim.classics import sgd
-from optim.lbfgs import lbfgs
-from optim.sam import sam
-from steepest.trainer import Trainer
+from steepest.callbacks import DivergenceStop, StepSeed
+from steepest.command_line.trainer import Trainer
+from steepest.lightning_modules import ToyObjective
+from steepest.lightning_modules.objectives import Quadratic
+from steepest.optim.classical.lbfgs import lbfgs
+from steepest.optim.classical.sam import sam
+from steepest.optim.classical.torch_optimizers import sgd
 from tests.callbacks.runs import Classifier, fit, fit_in_folder, loader, warnings_of
 
 # Of 0.5 w^2 from w = 1, gradient descent with rate 3 makes 0.5 * 4^(t - 1) at step t: above 100 first at step 5.

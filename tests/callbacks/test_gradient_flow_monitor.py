@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from callbacks.gradient_flow import GradientFlowMonitor
+from steepest.callbacks.gradient_flow import GradientFlowMonitor
 from tests.callbacks.runs import Classifier, events, fit, loader, network, warnings_of
 
 
@@ -315,7 +315,7 @@ def test_state_round_trip(tmp_path) -> None:
     second = monitor()
     fit(tmp_path, Classifier(), second, max_epochs=2, resume=tmp_path / "half.ckpt")
     assert second.history.steps == list(range(1, 13))
-    assert torch.equal(second.history.gradient_norms[:6], first.history.gradient_norms)
+    assert torch.equal(second.history["gradient_norms"][:6], first.history["gradient_norms"])
     third = monitor()
     third.load_state_dict(first.state_dict())
     assert third.summary() == first.summary()

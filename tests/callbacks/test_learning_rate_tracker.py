@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from callbacks.learning_rate import LearningRateTracker
+from steepest.callbacks.learning_rate import LearningRateTracker
 from tests.callbacks.runs import Classifier, events, fit
 
 

@@ -11,11 +11,11 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from callbacks.landscape_run import measure_landscape
-from callbacks.landscapes import Landscape, LandscapeOptions
-from callbacks.loss_landscape import LossLandscape
-from callbacks.probe import MeasurementUnavailableError
-from diagnostics.landscape import load_surface
+from steepest.callbacks.landscape_run import measure_landscape
+from steepest.callbacks.landscapes import Landscape, LandscapeOptions
+from steepest.callbacks.loss_landscape import LossLandscape
+from steepest.callbacks.probe import MeasurementUnavailableError
+from steepest.diagnostics.landscape.landscape import load_surface
 from tests.callbacks.runs import Classifier, events, fit, loader, network, warnings_of
 
 SMALL: dict[str, Any] = {"resolution": 5, "probe_batch": 8, "strict": True}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import LRRangeTest
+from steepest.callbacks import LRRangeTest
 from tests.callbacks.runs import Classifier, fit, loader
 
 pytestmark = pytest.mark.ddp

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ObjectiveTrajectory
-from lightning_modules import ImageClassifier, ToyObjective
-from lightning_modules.objectives import ElongatedBowl, Quadratic, Rosenbrock
-from optim.classics import momentum
+from steepest.callbacks import ObjectiveTrajectory
+from steepest.lightning_modules import ImageClassifier, ToyObjective
+from steepest.lightning_modules.objectives import ElongatedBowl, Quadratic, Rosenbrock
+from steepest.optim.classical.torch_optimizers import momentum
 from tests.callbacks.runs import fit_in_folder
 
 

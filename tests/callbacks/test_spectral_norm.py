@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks.spectral_norm import SpectralNormTracker
+from steepest.callbacks.spectral_norm import SpectralNormTracker
 from tests.callbacks.runs import Classifier, events, fit, warnings_of
 
 TAGS = {

@@ -7,9 +7,9 @@ import pytest
 from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks import TrainingClock
-from callbacks.base import Diagnostic
-from callbacks.checkpoints import read_checkpoint
+from steepest.callbacks import TrainingClock
+from steepest.callbacks.base import Diagnostic
+from steepest.callbacks.checkpoints import read_checkpoint
 from tests.callbacks.runs import Classifier, events, fit, loader
 
 BATCHES, DATA, STEP, VALIDATION, DIAGNOSIS, CHECKPOINT = 6, 1, 100, 10**4, 10**6, 10**8

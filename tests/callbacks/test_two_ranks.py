@@ -6,10 +6,10 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from callbacks.base import Diagnostic
-from callbacks.gradient_flow import GradientFlowMonitor
-from callbacks.learning_rate import LearningRateTracker
-from callbacks.probe import probe
+from steepest.callbacks.base import Diagnostic
+from steepest.callbacks.gradient_flow import GradientFlowMonitor
+from steepest.callbacks.learning_rate import LearningRateTracker
+from steepest.callbacks.probe import probe
 from tests.callbacks.runs import Classifier, events, fit, warnings_of
 
 pytestmark = pytest.mark.ddp
@@ -30,8 +30,8 @@ class Reporting(Classifier):
         report = {
             "weights": [vector.sum().item() for vector in self.weights],
             "draw": self.draws[-1],
-            "norms": history.gradient_norms.tolist() if history is not None else None,
-            "updates": history.update_ratios.tolist() if history is not None else None,
+            "norms": history["gradient_norms"].tolist() if history is not None else None,
+            "updates": history["update_ratios"].tolist() if history is not None else None,
             "dead": self.callback.dead_units if history is not None else None,
             "steps": getattr(self.callback, "steps", None),
         }

@@ -9,10 +9,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.update_dynamics import UpdateDynamics
-from optim.muon import muon
-from optim.muon_sgd import muon_sgd
-from optim.sam import sam
+from steepest.callbacks.update_dynamics import UpdateDynamics
+from steepest.optim.classical.sam import sam
+from steepest.optim.spectral.budget import muon_sgd
+from steepest.optim.spectral.muon import muon
 from tests.callbacks.runs import Classifier, events, fit, loader, network, warnings_of
 
 ROLLED = [f"update/{name}" for name in ("effective_lr", "cosine_to_gradient", "cosine_to_previous")]
@@ -300,3 +300,13 @@ def test_subspaces_can_be_left_out(tmp_path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             UpdateDynamics(**options)
+
+
+def test_changes_of_another_run_are_not_compared_with(tmp_path) -> None:
+    callback = dynamics(every_n_steps=1)
+    first = fit(tmp_path, Classifier(), callback)
+    assert [step for step, _ in events(first)["update/cosine_to_previous"]] == [2, 3, 4, 5, 6]
+    again = UpdateDynamics(every_n_steps=1, figures=False)
+    again.load_state_dict(callback.state_dict())  # of step 6, and the next run starts at its first
+    second = fit(tmp_path, Classifier(), again)
+    assert [step for step, _ in events(second)["update/cosine_to_previous"]] == [2, 3, 4, 5, 6]

@@ -27,6 +27,6 @@ def write_vocabulary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     places = {token: place for place, token in enumerate(tokens)} | {"<|endoftext|>": 50256}
     (folder / "encoder.json").write_text(json.dumps(places), encoding="utf-8")
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("vocab.bpe", "encoder.json")}
-    monkeypatch.setattr("datamodules.tokenizers.FILES", digests)
+    monkeypatch.setattr("steepest.datamodules.tokenizers.FILES", digests)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # no copies of these
     return folder

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from datamodules.augmentation import ImageStore
+from steepest.datamodules.augmentation import ImageStore
 
 MEAN, STD = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
 

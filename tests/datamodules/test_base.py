@@ -10,8 +10,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.base import ImageDataModule
-from datamodules.digits import Digits
+from steepest.datamodules.base import ImageDataModule
+from steepest.datamodules.digits import Digits
 
 
 @pytest.fixture(autouse=True)
@@ -327,8 +327,8 @@ def test_importing_brings_in_no_other_library_than_lightning_does():
     program = """
         import sys, lightning
         before = set(sys.modules)
-        import datamodules
+        import steepest.datamodules
         print({name.partition(".")[0] for name in set(sys.modules) - before})
     """
     finished = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
-    assert finished.stdout.strip() == "{'datamodules'}"
+    assert finished.stdout.strip() == "{'steepest'}"

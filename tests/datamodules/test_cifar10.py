@@ -6,6 +6,7 @@ import pickle
 import resource
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -14,8 +15,8 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from datamodules import decoded
-from datamodules.cifar10 import CIFAR10
+from steepest.datamodules import decoded
+from steepest.datamodules.cifar10 import CIFAR10
 
 TRAIN, TEST = 25, 10  # a multiple of the five batches
 NOWHERE = ["http://127.0.0.1:9/"]
@@ -91,6 +92,12 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def small_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """For tests/datamodules/test_every_data_set.py: options that find the small files written here."""
+    write(folder / "cifar-10-batches-py", batches())
+    return {"data_dir": folder, "validation_size": 5}
 
 
 def check(data: CIFAR10, seed: int = 0) -> None:

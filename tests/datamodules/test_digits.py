@@ -1,7 +1,7 @@
 import torch
 from sklearn.datasets import load_digits
 
-from datamodules.digits import Digits
+from steepest.datamodules.digits import Digits
 
 
 def test_training_and_test_images_are_the_whole_set():

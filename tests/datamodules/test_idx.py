@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.idx import read_idx
+from steepest.datamodules.idx import read_idx
 
 
 def encode(tensor: torch.Tensor, data_type: int = 8) -> bytes:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from lightning import Trainer
 
-from datamodules import Digits
-from datamodules.augmentation import ImageStore
-from datamodules.loader import TensorLoader
+from steepest.datamodules import Digits
+from steepest.datamodules.augmentation import ImageStore
+from steepest.datamodules.loader import TensorLoader
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 AUGMENTATION = {"random_crop": 2, "horizontal_flip": True, "cutout": 3}

@@ -7,8 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datamodules.augmentation import ImageStore
-from datamodules.loader import TensorLoader
+from steepest.datamodules.augmentation import ImageStore
+from steepest.datamodules.loader import TensorLoader
 
 
 def loader(samples: int, batch_size: int, **options) -> TensorLoader:

@@ -4,11 +4,12 @@ import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from datamodules.mnist import FILES, MNIST, FashionMNIST
+from steepest.datamodules.mnist import FILES, MNIST, FashionMNIST
 
 TRAIN, TEST = 30, 10
 
@@ -45,6 +46,11 @@ def write(folder: Path, files: dict[str, bytes], *, plain: bool = False) -> Path
         path = folder / (name.removesuffix(".gz") if plain else name)
         path.write_bytes(gzip.decompress(content) if plain else content)
     return folder
+
+
+def small_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """For tests/datamodules/test_every_data_set.py: options that find the small files written here."""
+    return {"data_dir": write(folder, contents()), "validation_size": 10}
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from datamodules import text_source
-from datamodules.text_source import SPACES, cut_at_words, read_texts
-from datamodules.token_file import keep_tokens, open_tokens
-from datamodules.tokenizers import CharacterTokenizer, GPT2Tokenizer
+from steepest.datamodules import text_source
+from steepest.datamodules.text_source import SPACES, cut_at_words, read_texts
+from steepest.datamodules.token_file import keep_tokens, open_tokens
+from steepest.datamodules.tokenizers import CharacterTokenizer, GPT2Tokenizer
 from tests.datamodules.byte_pairs import TEXT, write_vocabulary
 
 LONG = "".join(f"{TEXT} {number} " for number in range(60))
@@ -62,7 +62,7 @@ def test_tokens_of_pieces_are_those_of_the_text(byte_pairs, text, size):
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1 << 20])
 def test_the_token_file_is_the_text_encoded_in_one_piece(byte_pairs, file, monkeypatch, chunk):
     monkeypatch.setattr(text_source, "CHUNK_BYTES", chunk)
-    monkeypatch.setattr("datamodules.token_file.cut_at_words", lambda texts: cut_at_words(texts, chunk))
+    monkeypatch.setattr("steepest.datamodules.token_file.cut_at_words", lambda texts: cut_at_words(texts, chunk))
     keep_tokens("long", [file], byte_pairs)
     found = open_tokens("long", [file], byte_pairs)
     assert found.values.tolist() == byte_pairs.encode(LONG).tolist()
@@ -106,7 +106,7 @@ def test_what_is_not_complete_is_built_again(byte_pairs, file, monkeypatch, dama
         with monkeypatch.context() as patch:
             patch.setattr(GPT2Tokenizer, "encode", encode)
             patch.setattr(text_source, "CHUNK_BYTES", 64)
-            patch.setattr("datamodules.token_file.cut_at_words", lambda texts: cut_at_words(texts, 100))
+            patch.setattr("steepest.datamodules.token_file.cut_at_words", lambda texts: cut_at_words(texts, 100))
             with pytest.raises(KeyboardInterrupt):
                 keep_tokens("long", [file], byte_pairs)
         assert list(kept.parent.iterdir()) == []
@@ -192,3 +192,17 @@ def test_bad_parquet_is_refused_in_one_line(tmp_path, damage, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as raised:
         list(read_texts([path]))
     assert "\n" not in str(raised.value)
+
+
+def test_a_text_that_changes_while_it_is_read_is_read_again(byte_pairs, file, monkeypatch):
+    def changing(texts):
+        yield from cut_at_words(texts)
+        file.write_bytes((LONG + " more").encode())
+
+    monkeypatch.setattr("steepest.datamodules.token_file.cut_at_words", changing)
+    keep_tokens("long", [file], byte_pairs)
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match="not complete"):
+        open_tokens("long", [file], byte_pairs)
+    keep_tokens("long", [file], byte_pairs)
+    assert open_tokens("long", [file], byte_pairs).characters == len(LONG) + 5

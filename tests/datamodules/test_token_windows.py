@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from datamodules.loader import TensorLoader
-from datamodules.token_windows import IGNORED, EvaluationWindows, TrainingWindows
+from steepest.datamodules.loader import TensorLoader
+from steepest.datamodules.token_windows import IGNORED, EvaluationWindows, TrainingWindows
 
 
 def stream(length: int) -> Tensor:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.tokenizers import CharacterTokenizer, GPT2Tokenizer, tokenizer_from
+from steepest.datamodules.tokenizers import CharacterTokenizer, GPT2Tokenizer, tokenizer_from
 from tests.datamodules.byte_pairs import TEXT, write_vocabulary
 
 

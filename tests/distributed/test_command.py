@@ -120,7 +120,7 @@ def test_an_error_of_all_ranks_is_printed_once(tmp_path) -> None:
 FAILING = """
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from steepest.run_folder import check_name
+from steepest.run.folder import check_name
 
 class Failing(Callback):
     def __init__(self, rank: int, point: str, name: str = "") -> None:
@@ -190,7 +190,7 @@ def test_a_rank_zero_that_does_not_notice_is_ended(tmp_path) -> None:
         "            Path('waits').touch()\n"
         "            time.sleep(100)\n"
     )
-    program = "import steepest.processes as p; p.GRACE = 1.0; from steepest.cli import main; main()"
+    program = "import steepest.run.ranks as p; p.GRACE = 1.0; from steepest.cli import main; main()"
     (tmp_path / "impatient.py").write_text(program)
     (tmp_path / "small.yaml").write_text(CONFIG)
     words = ["fit", "--config", "small.yaml", "--trainer.strategy", "ddp", "--trainer.devices", "2"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from callbacks.noise_scale import GradientNoiseScale
-from callbacks.spectral_norm import SpectralNormTracker
-from callbacks.update_dynamics import UpdateDynamics
-from diagnostics.noise_scale import noise_sample
+from steepest.callbacks.noise_scale import GradientNoiseScale
+from steepest.callbacks.spectral_norm import SpectralNormTracker
+from steepest.callbacks.update_dynamics import UpdateDynamics
+from steepest.diagnostics.noise_scale.noise_scale import noise_sample
 from tests.callbacks.runs import Classifier, events, fit, loader, warnings_of
 
 pytestmark = pytest.mark.ddp

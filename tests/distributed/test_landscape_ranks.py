@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.loss_landscape import LossLandscape
+from steepest.callbacks.loss_landscape import LossLandscape
 from tests.callbacks.runs import Classifier, fit, warnings_of
 
 pytestmark = pytest.mark.ddp
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_written_leaves_no_rank_waiting(tmp_path, monkeypa
     def full(surface: Any, path: Path) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("callbacks.landscape_run.save_surface", full)
+    monkeypatch.setattr("steepest.callbacks.landscape_run.save_surface", full)
     reports = run(tmp_path / "pair", "random", fails_on=7, **TWO_RANKS)
     assert [report["losses"] for report in reports] == [None, None]
 

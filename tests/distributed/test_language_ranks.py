@@ -10,12 +10,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from callbacks import Checkpoints, GradientFlowMonitor, StepSeed
-from datamodules import TextFile
-from lightning_modules import LanguageModel
-from lightning_modules.networks import GPT2
-from optim.classics import sgd
-from steepest.trainer import Trainer
+from steepest.callbacks import Checkpoints, GradientFlowMonitor, StepSeed
+from steepest.command_line.trainer import Trainer
+from steepest.datamodules import TextFile
+from steepest.lightning_modules import LanguageModel
+from steepest.lightning_modules.networks import GPT2
+from steepest.optim.classical.torch_optimizers import sgd
 from tests.distributed.processes import scalars
 
 pytestmark = pytest.mark.ddp

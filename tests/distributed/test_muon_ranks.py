@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from optim.composite import Composite
-from optim.muon import muon
-from optim.sharing import map_over_ranks, owners
+from steepest.optim.core.composite import Composite
+from steepest.optim.core.sharing import map_over_ranks, owners
+from steepest.optim.spectral.muon import muon
 
 SHAPES = ((16, 40), (40, 16), (16, 40), (24, 24), (8, 6, 3, 3), (5, 7))
 

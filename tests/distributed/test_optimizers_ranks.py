@@ -6,8 +6,8 @@ from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from optim.contract.models import data, network, weights
-from tests.optim.contract import ENTRIES, Entry
+from steepest.optim.contract.models import data, network, weights
+from tests.optim.contract.cases import ENTRIES, Entry
 
 RANKS = 2
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks import ObjectiveTrajectory
-from lightning_modules import ToyObjective
-from lightning_modules.objectives import Rosenbrock
-from optim.classics import momentum
-from steepest.trainer import Trainer
+from steepest.callbacks import ObjectiveTrajectory
+from steepest.command_line.trainer import Trainer
+from steepest.lightning_modules import ToyObjective
+from steepest.lightning_modules.objectives import Rosenbrock
+from steepest.optim.classical.torch_optimizers import momentum
 from tests.distributed.processes import scalars
 
 pytestmark = pytest.mark.ddp

@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
-from datamodules.digits import Digits
-from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.networks import DeepMLP
-from optim.classics import adamw, sgd
-from optim.schedules import warmup_cosine
-from steepest.trainer import Trainer
+from steepest.callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
+from steepest.command_line.trainer import Trainer
+from steepest.datamodules.digits import Digits
+from steepest.lightning_modules.image_classifier import ImageClassifier
+from steepest.lightning_modules.networks import DeepMLP
+from steepest.optim.classical.torch_optimizers import adamw, sgd
+from steepest.optim.schedules import warmup_cosine
 from tests.distributed.processes import scalars
 
 pytestmark = pytest.mark.ddp

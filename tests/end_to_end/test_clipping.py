@@ -10,12 +10,12 @@ import torch
 import yaml
 from torch import nn
 
-from callbacks.checkpoints import read_checkpoint
-from lightning_modules.networks import DeepMLP
-from optim import CLIPPINGS, OptionSchedule
-from optim.classics import adamw
-from optim.clipping import agc, autoclip
-from optim.schedules import linear, warmup_cosine
+from steepest.callbacks.checkpoints import read_checkpoint
+from steepest.lightning_modules.networks import DeepMLP
+from steepest.optim import CLIPPINGS, OptionSchedule
+from steepest.optim.classical.torch_optimizers import adamw
+from steepest.optim.clipping import agc, autoclip
+from steepest.optim.schedules import linear, warmup_cosine
 from tests.distributed.processes import scalars as all_scalars
 from tests.distributed.test_two_ranks import TWO_RANKS, notes
 from tests.distributed.test_two_ranks import train as train_on_ranks
@@ -106,7 +106,7 @@ def test_scheduled_options_from_the_command_line(steepest, tiny, tmp_path) -> No
 
 WITHOUT_OPTIMIZER = """\
 from torch import nn
-from lightning_modules import ImageClassifier
+from steepest.lightning_modules import ImageClassifier
 
 class Other(ImageClassifier):
     def __init__(self, network: nn.Module) -> None:
@@ -125,8 +125,8 @@ def test_choices_reach_a_model_without_arguments_for_them(steepest, tiny, tmp_pa
 
 WITH_OPTIMIZER = """\
 from torch import nn
-from lightning_modules import ImageClassifier
-from optim.classics import sgd
+from steepest.lightning_modules import ImageClassifier
+from steepest.optim.classical.torch_optimizers import sgd
 
 class Other(ImageClassifier):
     def __init__(self, network: nn.Module) -> None:

@@ -11,16 +11,16 @@ from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
-from datamodules.digits import Digits
-from lightning_modules.image_classifier import ImageClassifier
-from optim.classics import adamw, momentum
-from optim.external import external
-from optim.lbfgs import lbfgs
-from optim.references import reference_lbfgs
-from optim.sam import sam
-from optim.schedules import warmup_cosine
-from steepest.trainer import Trainer
+from steepest.callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
+from steepest.command_line.trainer import Trainer
+from steepest.datamodules.digits import Digits
+from steepest.lightning_modules.image_classifier import ImageClassifier
+from steepest.optim.classical.lbfgs import lbfgs
+from steepest.optim.classical.references import reference_lbfgs
+from steepest.optim.classical.sam import sam
+from steepest.optim.classical.torch_optimizers import adamw, momentum
+from steepest.optim.libraries.wrapping import external
+from steepest.optim.schedules import warmup_cosine
 
 FACTORIES: dict[str, Callable[..., Any]] = {
     "lbfgs": partial(lbfgs, lr=0.5, max_iter=3, history_size=3),

@@ -12,8 +12,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from callbacks.checkpoints import read_checkpoint
-from steepest.completion import DEFAULT_CALLBACKS
+from steepest.callbacks.checkpoints import read_checkpoint
+from steepest.command_line.completion import DEFAULT_CALLBACKS
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:

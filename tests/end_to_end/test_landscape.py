@@ -14,9 +14,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from callbacks.checkpoints import read_checkpoint
-from datamodules import Digits
-from diagnostics.landscape import load_surface
+from steepest.callbacks.checkpoints import read_checkpoint
+from steepest.datamodules import Digits
+from steepest.diagnostics.landscape.landscape import load_surface
 from tests.conftest import REPOSITORY
 from tests.distributed.processes import start, wait_for
 from tests.steepest.failures import BAD_INPUT, check, files
@@ -114,7 +114,7 @@ def test_between_checkpoints(steepest, fitted):
 
 SLOW = """\
 import os, time
-from lightning_modules import ImageClassifier
+from steepest.lightning_modules import ImageClassifier
 
 class Slow(ImageClassifier):
     def diagnostic_loss(self, batch):

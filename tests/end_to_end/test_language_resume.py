@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks import StepSeed
-from datamodules import TextFile
-from lightning_modules import LanguageModel
-from lightning_modules.networks import GPT2
-from optim.muon_adamw import muon_adamw
-from optim.schedules import warmup_cosine
+from steepest.callbacks import StepSeed
+from steepest.datamodules import TextFile
+from steepest.lightning_modules import LanguageModel
+from steepest.lightning_modules.networks import GPT2
+from steepest.optim.schedules import warmup_cosine
+from steepest.optim.spectral.budget import muon_adamw
 from tests.end_to_end.test_resume import BATCHES, Kill, differences, scalars, train
 
 BLOCK, BATCH = 16, 4

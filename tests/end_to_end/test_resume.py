@@ -20,14 +20,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
-from datamodules.digits import Digits
-from lightning_modules.image_classifier import ImageClassifier
-from lightning_modules.networks import DeepMLP
-from optim.classics import adamw, momentum
-from optim.schedules import warmup_cosine
-from steepest import command_line
-from steepest.trainer import Trainer
+from steepest.callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
+from steepest.command_line import command_line
+from steepest.command_line.trainer import Trainer
+from steepest.datamodules.digits import Digits
+from steepest.lightning_modules.image_classifier import ImageClassifier
+from steepest.lightning_modules.networks import DeepMLP
+from steepest.optim.classical.torch_optimizers import adamw, momentum
+from steepest.optim.schedules import warmup_cosine
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "momentum": {"optimizer": momentum},

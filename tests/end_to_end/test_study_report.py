@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diagnostics.objective_path import ObjectivePath
-from lightning_modules.objectives import Rosenbrock
-from steepest.study.report import write_report
-from steepest.study.results import load_results
-from tests.study.synthetic import TUNING, write_study
+from steepest.diagnostics.landscape.objective_path import ObjectivePath
+from steepest.lightning_modules.objectives import Rosenbrock
+from steepest.study.report.page import write_report
+from steepest.study.trials.results import load_results
+from tests.steepest.study.synthetic import TUNING, write_study
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra `browser`")
 DRIVER = shutil.which("chromedriver")
@@ -49,7 +49,7 @@ def page(tmp_path_factory) -> Path:
     for step in range(60):
         path.append(step, torch.tensor([-1.2 + 0.03 * step, 1.0 - 0.01 * step]))
     table = path.table(surface)
-    objective = {"class_path": "lightning_modules.objectives.Rosenbrock"}
+    objective = {"class_path": "steepest.lightning_modules.objectives.Rosenbrock"}
     for result in load_results(folder):
         run = folder / result.run_folder
         (run / "figures").mkdir(parents=True)

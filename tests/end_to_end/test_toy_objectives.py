@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks import ObjectiveTrajectory
-from lightning_modules import ToyObjective
-from lightning_modules.objectives import Rosenbrock
-from optim.classics import adam
-from optim.schedules import warmup_cosine
+from steepest.callbacks import ObjectiveTrajectory
+from steepest.lightning_modules import ToyObjective
+from steepest.lightning_modules.objectives import Rosenbrock
+from steepest.optim.classical.torch_optimizers import adam
+from steepest.optim.schedules import warmup_cosine
 from tests.conftest import REPOSITORY
 from tests.end_to_end.test_resume import Kill, differences, scalars, train
 from tests.steepest.failures import BAD_INPUT, check

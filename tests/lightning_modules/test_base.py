@@ -1,5 +1,6 @@
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules import BaseModule
-from lightning_modules.optimization import build_optimizer
-from lightning_modules.scalars import ScalarBuffer
-from optim import OPTIMIZERS, SCHEDULES
-from optim.classics import adamw, sgd
+from steepest.lightning_modules import BaseModule
+from steepest.lightning_modules.optimization import build_optimizer
+from steepest.lightning_modules.scalars import ScalarBuffer
+from steepest.optim import OPTIMIZERS, SCHEDULES
+from steepest.optim.classical.torch_optimizers import adamw, sgd
 
 VALUES = torch.arange(1.0, 8.0)  # one batch each
 
@@ -210,3 +211,34 @@ def test_a_record_that_is_not_written_yet_travels_in_the_checkpoint(tmp_path):
     )
     trainer.fit(module, data, ckpt_path=part_path / "x.ckpt", weights_only=False)
     assert first + logger.seen == whole
+
+
+def test_a_step_that_was_recorded_before_the_checkpoint_is_not_recorded_again():
+    # Saved between the micro-batches of step 4: step 3 was recorded when the first of them began.
+    module, written = Recorder(), []
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: written.append((step, metrics)))
+    trainer = SimpleNamespace(global_step=3, log_every_n_steps=3, loggers=[logger], world_size=1, global_rank=0)
+    module._trainer = trainer
+    module.record(value=torch.tensor(1.0))
+    module.on_train_batch_start(None, 3)
+    module.record(value=torch.tensor(5.0))
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    resumed = Recorder()
+    resumed._trainer = trainer
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.on_train_batch_start(None, 4)
+    resumed.record(value=torch.tensor(7.0))
+    trainer.global_step = 6
+    resumed.on_train_batch_start(None, 5)
+    assert written == [(3, {"train/value": 1.0}), (6, {"train/value": 6.0})]
+
+
+def test_ranks_reduce_the_same_name_at_the_same_place():
+    sent = []
+    for order in (("loss", "accuracy"), ("accuracy", "loss")):
+        buffer = ScalarBuffer()
+        for name in order:
+            buffer.add(name, torch.tensor({"loss": 2.0, "accuracy": 0.5}[name]))
+        assert buffer.flush(lambda means: sent.append(means.tolist()) or means) == {"loss": 2.0, "accuracy": 0.5}
+    assert sent == [[0.5, 2.0], [0.5, 2.0]]

@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import GradientFlowMonitor, LearningRateTracker
-from lightning_modules import BaseModule
-from optim import OptionSchedule
-from optim.classics import adamw, momentum, sgd
-from optim.clipping import Clipping, autoclip, norm
-from optim.schedules import linear
+from steepest.callbacks import GradientFlowMonitor, LearningRateTracker
+from steepest.lightning_modules import BaseModule
+from steepest.optim import OptionSchedule
+from steepest.optim.classical.torch_optimizers import adamw, momentum, sgd
+from steepest.optim.clipping import Clipping, autoclip, norm
+from steepest.optim.schedules import linear
 
 INPUTS = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS.sum(1, keepdim=True) * 3

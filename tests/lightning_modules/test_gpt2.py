@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lightning_modules.networks import GPT2
-from lightning_modules.networks.gpt2 import INITIAL_STD
-from optim.roles import parameter_roles
+from steepest.lightning_modules.networks import GPT2
+from steepest.lightning_modules.networks.gpt2 import INITIAL_STD
+from steepest.optim.core.roles import parameter_roles
 
 SMALL = {"vocabulary_size": 31, "block_size": 12, "layers": 2, "heads": 2, "width": 16}
 

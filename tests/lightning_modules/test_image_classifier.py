@@ -7,11 +7,11 @@ from torch import nn
 from torch._dynamo.backends import registry
 from torch.nn import functional
 
-from datamodules import Digits
-from datamodules.base import ImageDataModule
-from lightning_modules import ImageClassifier
-from lightning_modules.networks import AirbenchCNN, SimpleMLP
-from optim.classics import adamw
+from steepest.datamodules import Digits
+from steepest.datamodules.base import ImageDataModule
+from steepest.lightning_modules import ImageClassifier
+from steepest.lightning_modules.networks import AirbenchCNN, SimpleMLP
+from steepest.optim.classical.torch_optimizers import adamw
 
 
 def classifier(**options) -> ImageClassifier:

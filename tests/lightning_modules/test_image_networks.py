@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from lightning_modules.networks import AirbenchCNN, MLPMixer, ResNet18, ViT
-from lightning_modules.networks.patches import PatchEmbedding
-from optim.roles import parameter_roles
+from steepest.lightning_modules.networks import AirbenchCNN, MLPMixer, ResNet18, ViT
+from steepest.lightning_modules.networks.patches import PatchEmbedding
+from steepest.optim.core.roles import parameter_roles
 
 NETWORKS = [ResNet18, ViT, MLPMixer, AirbenchCNN]
 every_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
@@ -340,3 +340,15 @@ def test_images_of_another_size_are_refused() -> None:
     embedding = PatchEmbedding((3, 8, 8), 4, 16)
     with pytest.raises(ValueError, match=r"\Aimages must have 8x8 pixels, as the network was made for, not 12x8\Z"):
         embedding(torch.randn(1, 3, 12, 8))
+
+
+def test_airbench_keeps_six_tenths_of_its_running_statistics() -> None:
+    torch.manual_seed(0)
+    norms = [layer for layer in AirbenchCNN((3, 12, 12), width_mult=0.1).modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(norms) == 6
+    for norm in norms:
+        features = 3.0 + 2.0 * torch.randn(4, norm.num_features, 5, 5)
+        norm.train()(features)
+        torch.testing.assert_close(norm.running_mean, 0.4 * features.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, 0.6 + 0.4 * features.var((0, 2, 3)))
+        assert not norm.weight.requires_grad

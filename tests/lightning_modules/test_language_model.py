@@ -8,12 +8,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional
 
-from callbacks import Checkpoints, StepSeed
-from datamodules import TextFile
-from lightning_modules import LanguageModel
-from lightning_modules.generation import generate
-from lightning_modules.networks import GPT2
-from steepest.trainer import Trainer
+from steepest.callbacks import Checkpoints, StepSeed
+from steepest.command_line.trainer import Trainer
+from steepest.datamodules import TextFile
+from steepest.lightning_modules import LanguageModel
+from steepest.lightning_modules.generation import generate
+from steepest.lightning_modules.networks import GPT2
 
 TEXT = "the quick brown fox jumps over the lazy dog;\n" * 30
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.network_check import check_fit
-from lightning_modules.networks import ResNet18, SimpleMLP, ViT
+from steepest.lightning_modules.network_check import check_fit
+from steepest.lightning_modules.networks import ResNet18, SimpleMLP, ViT
 
 IMAGES = torch.randn(1, 3, 32, 32)
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from diagnostics.coordinate_check import Batch, coordinate_check
-from diagnostics.width_transfer import best_rates
-from lightning_modules.networks import GPT2, DeepMLP, SimpleMLP, WidthMLP
-from lightning_modules.networks.width_scaling import scale_to_width
-from optim import OPTIMIZERS
-from optim.grouping import explain
-from optim.rules import ParameterRule
+from steepest.diagnostics.width.coordinate_check import Batch, coordinate_check
+from steepest.diagnostics.width.transfer import best_rates
+from steepest.lightning_modules.networks import GPT2, DeepMLP, SimpleMLP, WidthMLP
+from steepest.lightning_modules.networks.width_scaling import scale_to_width
+from steepest.optim import OPTIMIZERS
+from steepest.optim.core.grouping import explain
+from steepest.optim.core.roles import ParameterRule
 
 SMALL_GPT: dict[str, Any] = {"vocabulary_size": 32, "block_size": 16, "layers": 2, "heads": 4, "width": 32}
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from optim import OPTIMIZERS, SCHEDULES, extras
-from optim.extras import require
-from optim.registry import RegisteredOptimizer, Registry
+from steepest.optim import OPTIMIZERS, SCHEDULES
+from steepest.optim.libraries import families
+from steepest.optim.libraries.families import require
+from steepest.optim.registry import RegisteredOptimizer, Registry
 
 
 def own(module: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
@@ -88,8 +89,8 @@ def test_a_name_without_help_is_refused(registry: Registry) -> None:
 
 
 def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for extra in extras.EXTRAS:
-        monkeypatch.setitem(extras.EXTRAS, extra, "no_such_package")
+    for extra in families.EXTRAS:
+        monkeypatch.setitem(families.EXTRAS, extra, "no_such_package")
     for name, extra in [("zoo_lion", "zoo"), ("timm_lamb", "timm"), ("schedule_free_sgd", "schedule_free")]:
         message = rf"\Aoptimizer '{name}' needs the extra {extra}: pip install 'steepest\[{extra}\]'\Z"
         with pytest.raises(ValueError, match=message):
@@ -99,7 +100,8 @@ def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nothing_optional_is_imported_at_import() -> None:
-    code = "import sys, optim; print([m for m in ('timm', 'pytorch_optimizer', 'schedulefree') if m in sys.modules])"
+    packages = ("timm", "pytorch_optimizer", "schedulefree")
+    code = f"import sys, steepest.optim; print([m for m in {packages} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -123,7 +125,9 @@ def test_plug_ins_are_loaded_late_and_a_broken_one_stops_nobody(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = [Point("broken", ImportError("no module\nnamed x")), Point("own", own)]
-    monkeypatch.setattr("optim.registry.entry_points", lambda group: points if group == "steepest.optimizers" else [])
+    monkeypatch.setattr(
+        "steepest.optim.registry.entry_points", lambda group: points if group == "steepest.optimizers" else []
+    )
     with pytest.warns(UserWarning, match=r"\Aplug-in 'broken' cannot be loaded: ImportError: no module named x\Z"):
         assert registry.names() == ["own"]
     assert registry["own"] is own

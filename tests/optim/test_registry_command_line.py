@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from optim import registry as registry_module
-from optim.registry import OPTIMIZERS
+from steepest.optim import registry as registry_module
+from steepest.optim.registry import OPTIMIZERS
 
 OWN = '''
 import torch
 from torch import nn
 
-from optim.registry import OPTIMIZERS
+from steepest.optim.registry import OPTIMIZERS
 
 
 @OPTIMIZERS.register(aliases=("signum_of_a_test",), override=True)
@@ -121,7 +121,7 @@ def test_a_member_of_a_family_with_typed_options(fit):
     pytest.importorskip("pytorch_optimizer", reason="needs the extra zoo")
     outcome, used = fit("--optimizer", "Zoo-Lion", "--optimizer.betas", "[0.9, 0.98]")
     assert outcome.code == 0, outcome.err
-    assert used["class_path"] == "optim.registry.zoo_lion"
+    assert used["class_path"] == "steepest.optim.registry.zoo_lion"
     assert used["init_args"]["betas"] == [0.9, 0.98]
     outcome, again = fit("--optimizer.lr", "0.3", config="runs/tiny/version_0/config.yaml")
     assert outcome.code == 0, outcome.err
@@ -146,7 +146,7 @@ def test_mistakes_with_a_family_take_one_line(fit, words, message):
     assert len(outcome.err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("form", ["zoo_lion", "optim.registry.zoo_lion"])
+@pytest.mark.parametrize("form", ["zoo_lion", "steepest.optim.registry.zoo_lion"])
 def test_a_missing_extra_is_named_before_the_run(fit, monkeypatch, form):
     monkeypatch.setitem(registry_module.is_installed.__globals__["EXTRAS"], "zoo", "no_such_package")
     outcome, _ = fit("--optimizer", form)

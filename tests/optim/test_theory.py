@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optim import OPTIMIZERS
+from steepest.optim import OPTIMIZERS
 
 
 class Weights(nn.Module):

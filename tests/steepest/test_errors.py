@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from steepest.cli import exit_code, one_line
+from steepest.errors import exit_code, one_line
 
 
 @pytest.mark.parametrize(

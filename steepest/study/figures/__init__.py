@@ -1,49 +1,27 @@
-"""The figures of a study's report, by kind: each a function of the study and its results."""
+"""The figures of a study's report, by kind: each a function of the study and its results.
+
+A kind is added by writing one module with a function under `@figure_kind`.
+"""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from steepest.study.axes import label_of
-from steepest.study.definition import Study
-from steepest.study.figures.bars import bars
-from steepest.study.figures.curves import curves
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.envelope import envelope
-from steepest.study.figures.gallery import check_file, gallery
-from steepest.study.figures.layers import layers
-from steepest.study.figures.panels import panels
-from steepest.study.figures.points import varied_number
-from steepest.study.figures.profile import profile
-from steepest.study.figures.scatter import scatter
-from steepest.study.figures.sensitivity import sensitivity
-from steepest.study.figures.targets import targets
-from steepest.study.figures.trajectories import trajectories
-from steepest.study.figures.transfer import transfer
-from steepest.study.figures.words import spoken
-from steepest.study.names import axis_named, cell_name
-from steepest.study.results import TrialResult
+from steepest.common.discovery import import_modules
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import varied_number
+from steepest.study.analysis.wording import spoken
+from steepest.study.figures.gallery import check_file
+from steepest.study.figures.style import FIGURES
+from steepest.study.question.axes import axis_named, cell_name, label_of
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
-FIGURES: dict[str, Callable[..., list[Drawing]]] = {
-    function.__name__: function
-    for function in (
-        curves,
-        panels,
-        bars,
-        sensitivity,
-        envelope,
-        transfer,
-        targets,
-        profile,
-        scatter,
-        layers,
-        trajectories,
-        gallery,
-    )
-}
+import_modules("steepest.study.figures")
+
 # Of every kind: `only` keeps trials by their labels ({optimizer: [SGD, Adam]}), `title` replaces the generated one.
 COMMON = ("only", "title")
 _AXES = ("by", "split")
@@ -60,7 +38,7 @@ def check_figures(study: Study) -> None:
     for entry in study.figures:
         kind = entry.get("kind")
         if kind not in FIGURES:
-            raise ValueError(f"{study.path}: there is no figure {kind!r}; kinds: {', '.join(FIGURES)}")
+            raise ValueError(f"{study.path}: there is no figure {kind!r}; kinds: {', '.join(sorted(FIGURES))}")
         parameters = dict(list(inspect.signature(FIGURES[kind]).parameters.items())[3:])
         for name in entry:
             if name != "kind" and name not in (*parameters, *COMMON):

@@ -8,21 +8,21 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import Cell, by_task, compared, grouped, of_stage, scalar
-from steepest.study.figures.style import LETTER, WIDTH, few_decades, is_wide_range, lists, looks, styled
-from steepest.study.figures.words import aligned, axis_text, capital, scalar_label, set_unit, spoken, value_text
-from steepest.study.names import axis_named, cell_name
-from steepest.study.results import TrialResult
-from steepest.study.statistics import Summary, summarize
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import Cell, by_task, compared, grouped, of_stage, scalar
+from steepest.study.analysis.statistics import Summary, summarize
+from steepest.study.analysis.wording import aligned, axis_text, capital, scalar_label, set_unit, spoken, value_text
+from steepest.study.figures.style import LETTER, WIDTH, few_decades, figure_kind, is_wide_range, lists, looks
+from steepest.study.question.axes import axis_named, cell_name
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 # With all values so near each other that bars from zero would look alike, points on a scale of their own tell more.
 NEAR = 0.6
 MOST_BELOW = 3  # panels; more stand two by two
 
 
-@styled
+@figure_kind
 def bars(
     study: Study,
     results: Sequence[TrialResult],

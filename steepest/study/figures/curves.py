@@ -8,10 +8,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.key import Key
-from steepest.study.figures.selection import (
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import (
     FEWEST_FOR_A_BAND,
     Cell,
     Line,
@@ -21,16 +19,12 @@ from steepest.study.figures.selection import (
     others,
     split_into_panels,
 )
-from steepest.study.figures.style import (
-    Look,
-    columns_of,
-    is_wide_range,
-    panels,
-    styled,
-)
-from steepest.study.figures.words import axis_text, capital, scalar_label, set_unit, spoken, value_text
-from steepest.study.names import axis_label, cell_name
-from steepest.study.results import TrialResult
+from steepest.study.analysis.wording import axis_text, capital, scalar_label, set_unit, spoken, value_text
+from steepest.study.figures.key import Key
+from steepest.study.figures.style import Look, columns_of, figure_kind, is_wide_range, panels
+from steepest.study.question.axes import axis_label, cell_name
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 MARKS = 6  # on a line: more would hide it
 CLOCKS = {"step": "optimizer step", "time": "training time (s)"}
@@ -47,7 +41,7 @@ _BY_FACTORS = ("noise/", "grad/")
 Lines = Mapping[Cell, Line]
 
 
-@styled
+@figure_kind
 def curves(
     study: Study,
     results: Sequence[TrialResult],

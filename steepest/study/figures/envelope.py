@@ -7,20 +7,19 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import Points, is_log_spaced, metric_named, others, points_by_cell, varied_number
+from steepest.study.analysis.sensitivity import Envelope
+from steepest.study.analysis.sensitivity import envelope as limit_of
+from steepest.study.analysis.wording import axis_text, capital, scalar_label, set_unit
 from steepest.study.figures.key import Key
-from steepest.study.figures.points import Points, metric_named, points_by_cell, varied_number
-from steepest.study.figures.selection import is_log_spaced, others
-from steepest.study.figures.style import HEIGHT, WIDTH, Look, is_wide_range, legend, legend_height, styled
-from steepest.study.figures.words import axis_text, capital, scalar_label, set_unit
-from steepest.study.names import axis_label
-from steepest.study.results import TrialResult
-from steepest.study.sensitivity import Envelope
-from steepest.study.sensitivity import envelope as limit_of
+from steepest.study.figures.style import HEIGHT, WIDTH, Look, figure_kind, is_wide_range, legend, legend_height
+from steepest.study.question.axes import axis_label
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 
-@styled
+@figure_kind
 def envelope(
     study: Study, results: Sequence[TrialResult], folder: Path, axis: str | None = None, metric: str = "train/loss"
 ) -> list[Drawing]:

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import grouped, of_stage
-from steepest.study.figures.words import capital
-from steepest.study.results import TrialResult
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import grouped, of_stage
+from steepest.study.analysis.wording import capital
+from steepest.study.figures.style import figure_kind
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 SUFFIXES = (".png", ".gif")
 MOST = 24
 LARGEST = 4_000_000  # bytes of one image: a report goes by mail
 
 
+@figure_kind
 def gallery(study: Study, results: Sequence[TrialResult], folder: Path, file: str) -> list[Drawing]:
     """An image that every run has left, of one seed of each cell.
 

@@ -9,10 +9,11 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steepest.study.definition import Study
-from steepest.study.figures.selection import Cell, is_log_spaced
-from steepest.study.figures.style import BRIGHTEST, DASHES, PALETTE, Look, legend, legend_height, looks, width_of
-from steepest.study.names import axis_label, axis_named, cell_name, numbers_of
+from steepest.common.plotting import BLUE
+from steepest.study.analysis.selection import Cell, is_log_spaced
+from steepest.study.figures.style import BRIGHTEST, DASHES, Look, legend, legend_height, looks, width_of
+from steepest.study.question.axes import axis_label, axis_named, cell_name, numbers_of
+from steepest.study.question.definition import Study
 
 MOST_ENTRIES = 8  # more numbers than this get a color bar instead of a legend
 
@@ -42,7 +43,7 @@ class Key:
         """
         found = list(dict.fromkeys(cell for own in cells for cell in own))
         if not names:
-            return cls(study, (), {cell: Look(PALETTE[0], "o", "-") for cell in found})
+            return cls(study, (), {cell: Look(BLUE, "o", "-") for cell in found})
         axis = axis_named(study, names[0])
         colors, order = looks(axis), list(axis.alternatives)
         found.sort(key=lambda cell: order.index(cell[0]))

@@ -8,20 +8,20 @@ from typing import Any, Literal
 
 import numpy
 
-from steepest.study.definition import Study
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import Cell, of_stage, others
+from steepest.study.analysis.wording import number
 from steepest.study.figures.curves import cells_of
-from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
-from steepest.study.figures.selection import Cell, of_stage, others
-from steepest.study.figures.style import panels, styled
-from steepest.study.figures.words import number
-from steepest.study.results import TrialResult
+from steepest.study.figures.style import figure_kind, panels
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 FILE = "gradient_flow.json"
 WARNING = 100.0
 
 
-@styled
+@figure_kind
 def layers(
     study: Study,
     results: Sequence[TrialResult],

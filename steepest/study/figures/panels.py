@@ -4,28 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from steepest.study.definition import Study
-from steepest.study.figures.curves import (
-    BAND,
-    CLOCKS,
-    LOGARITHMS,
-    cells_of,
-    draw_panels,
-    ends,
-    on_one_scale,
-)
-from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import of_stage, others
+from steepest.study.analysis.wording import axis_text, capital, scalar_label, spoken
+from steepest.study.figures.curves import BAND, CLOCKS, LOGARITHMS, cells_of, draw_panels, ends, on_one_scale
 from steepest.study.figures.key import Key
-from steepest.study.figures.selection import of_stage, others
-from steepest.study.figures.style import columns_of, styled
+from steepest.study.figures.style import columns_of, figure_kind
 from steepest.study.figures.style import panels as new_panels
-from steepest.study.figures.words import axis_text, capital, scalar_label, spoken
-from steepest.study.results import TrialResult
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 METRICS = ("val/loss", "val/accuracy", "spectral/norm_max", "sharpness/batch", "noise/batch_scale", "train/loss")
 
 
-@styled
+@figure_kind
 def panels(
     study: Study,
     results: Sequence[TrialResult],

@@ -8,17 +8,17 @@ from typing import Literal
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import of_stage
-from steepest.study.figures.style import HEIGHT, WIDTH, legend, legend_height, looks, styled
-from steepest.study.names import axis_label, axis_named
-from steepest.study.profiles import LARGEST_RATIO, performance_profiles, workload_times
-from steepest.study.results import TrialResult
-from steepest.study.tables import never_finished
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import of_stage
+from steepest.study.analysis.speed import LARGEST_RATIO, performance_profiles, workload_times
+from steepest.study.analysis.summary import never_finished
+from steepest.study.figures.style import HEIGHT, WIDTH, figure_kind, legend, legend_height, looks
+from steepest.study.question.axes import axis_label, axis_named
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 
-@styled
+@figure_kind
 def profile(
     study: Study,
     results: Sequence[TrialResult],

@@ -8,19 +8,19 @@ from typing import Any
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from steepest.study.definition import Study
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import of_stage, others, scalar
+from steepest.study.analysis.wording import axis_text, capital, number, scalar_label, set_unit
 from steepest.study.figures.curves import cells_of
-from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
-from steepest.study.figures.selection import of_stage, others, scalar
-from steepest.study.figures.style import HEIGHT, WIDTH, few_decades, is_wide_range, styled
-from steepest.study.figures.words import axis_text, capital, number, scalar_label, set_unit
-from steepest.study.results import TrialResult
+from steepest.study.figures.style import HEIGHT, WIDTH, few_decades, figure_kind, is_wide_range
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 FEWEST_FOR_A_RANK = 4
 
 
-@styled
+@figure_kind
 def scatter(
     study: Study,
     results: Sequence[TrialResult],

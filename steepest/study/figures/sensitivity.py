@@ -6,22 +6,33 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import (
+    FEWEST_FOR_A_BAND,
+    Cell,
+    colored_by,
+    grouped,
+    is_log_spaced,
+    metric_named,
+    others,
+    points_of,
+    split_into_panels,
+    trials_over,
+    varied_number,
+)
+from steepest.study.analysis.sensitivity import Sensitivity
+from steepest.study.analysis.sensitivity import sensitivity as measure
+from steepest.study.analysis.wording import axis_text, capital, number, scalar_label, set_unit, spoken, value_text
 from steepest.study.figures.key import Key
-from steepest.study.figures.points import colored_by, metric_named, points_of, trials_over, varied_number
-from steepest.study.figures.selection import FEWEST_FOR_A_BAND, Cell, grouped, is_log_spaced, others, split_into_panels
-from steepest.study.figures.style import Look, columns_of, is_wide_range, panels, styled
-from steepest.study.figures.words import axis_text, capital, number, scalar_label, set_unit, spoken, value_text
-from steepest.study.names import axis_label, cell_name
-from steepest.study.results import TrialResult
-from steepest.study.sensitivity import Sensitivity
-from steepest.study.sensitivity import sensitivity as measure
+from steepest.study.figures.style import Look, columns_of, figure_kind, is_wide_range, panels
+from steepest.study.question.axes import axis_label, cell_name
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 STAR = "The star is the best point, hollow where it is the first or last value, so that a better one may lie beyond. "
 
 
-@styled
+@figure_kind
 def sensitivity(
     study: Study,
     results: Sequence[TrialResult],

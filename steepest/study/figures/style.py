@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib import colormaps
@@ -16,12 +16,11 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from steepest.study.definition import Axis
-from steepest.study.names import numbers_of
+from steepest.common.plotting import SERIES
+from steepest.study.analysis.drawing import Drawing
+from steepest.study.question.axes import numbers_of
+from steepest.study.question.definition import Axis
 
-# Okabe and Ito's palette, which stays apart under every kind of color blindness; gray stands for its yellow, which a
-# thin line on white would lose.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#808080")
 MARKERS = "osD^vPX*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.2, 1, 1.2)))
 PALER = 0.55  # of a color, the rest white, each time that the palette begins again
@@ -55,8 +54,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "steepest",
 }
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Item = TypeVar("Item")
+Kind = Callable[..., list[Drawing]]
+FIGURES: dict[str, Kind] = {}
 
 
 def style() -> AbstractContextManager[Any]:
@@ -64,14 +64,19 @@ def style() -> AbstractContextManager[Any]:
     return matplotlib.rc_context(STYLE)
 
 
-def styled(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function within the style."""
+def figure_kind(function: Kind) -> Kind:
+    """Make a function a kind of figure by its own name, drawn within the style.
+
+    Args:
+        function: Takes the study, results, the study's folder and, typed, the options that a study file may give.
+    """
 
     @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+    def run(*args: Any, **kwargs: Any) -> list[Drawing]:
         with style():
             return function(*args, **kwargs)
 
+    FIGURES[function.__name__] = run
     return run
 
 
@@ -109,9 +114,9 @@ def looks(axis: Axis) -> dict[str, Look]:
         }
     return {
         label: Look(
-            _paler(PALETTE[index % len(PALETTE)], index // len(PALETTE)),
+            _paler(SERIES[index % len(SERIES)], index // len(SERIES)),
             MARKERS[index % len(MARKERS)],
-            DASHES[(index % len(PALETTE) + index // len(PALETTE)) % len(DASHES)] if index else "-",
+            DASHES[(index % len(SERIES) + index // len(SERIES)) % len(DASHES)] if index else "-",
         )
         for index, label in enumerate(labels)
     }
@@ -173,7 +178,7 @@ def lists(
     return figure, found[: len(rows)]
 
 
-def _batches(items: Sequence[R], size: int) -> list[list[R]]:
+def _batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [list(items[place : place + size]) for place in range(0, len(items), size)]
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.selection import Cell, by_task, compared, grouped, of_stage
-from steepest.study.figures.style import LETTER, few_decades, is_wide_range, lists, looks, styled
-from steepest.study.figures.words import number, scalar_label, target_text
-from steepest.study.names import axis_named, cell_name
-from steepest.study.results import TrialResult
-from steepest.study.targets import TimeToTarget, crossing, time_to_target
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import Cell, by_task, compared, grouped, of_stage
+from steepest.study.analysis.speed import TimeToTarget, crossing, time_to_target
+from steepest.study.analysis.wording import number, scalar_label, target_text
+from steepest.study.figures.style import LETTER, few_decades, figure_kind, is_wide_range, lists, looks
+from steepest.study.question.axes import axis_named, cell_name
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 
-@styled
+@figure_kind
 def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str | None = None) -> list[Drawing]:
     """Steps and training seconds to the target, fastest first; a row of panels for each workload.
 

@@ -15,18 +15,18 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from diagnostics.artifacts import encode_gif
-from diagnostics.objective_path import Surface
-from diagnostics.objective_path_figures import draw_surface
-from steepest.study.definition import Study
+from steepest.diagnostics.common.artifacts import encode_gif
+from steepest.diagnostics.landscape.objective_path import Surface
+from steepest.diagnostics.landscape.objective_path_figures import draw_surface
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import Cell, grouped, of_stage, others
+from steepest.study.analysis.wording import number
 from steepest.study.figures.curves import cells_of
-from steepest.study.figures.drawing import Drawing, NothingToDraw
 from steepest.study.figures.key import Key
-from steepest.study.figures.selection import Cell, grouped, of_stage, others
-from steepest.study.figures.style import legend, legend_height, styled
-from steepest.study.figures.words import number
-from steepest.study.names import cell_name
-from steepest.study.results import TrialResult
+from steepest.study.figures.style import figure_kind, legend, legend_height
+from steepest.study.question.axes import cell_name
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 FILE = "trajectory.npz"
 SIZE = (4.6, 3.7)  # inches
@@ -35,7 +35,7 @@ DOTS = 96  # an inch, of the animation
 LARGEST = 2_000_000  # bytes of an animation
 
 
-@styled
+@figure_kind
 def trajectories(
     study: Study, results: Sequence[TrialResult], folder: Path, by: str | None = None, animate: bool = True
 ) -> list[Drawing]:

@@ -6,13 +6,22 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from steepest.study.definition import Study
-from steepest.study.figures.drawing import Drawing, NothingToDraw
-from steepest.study.figures.key import Key
-from steepest.study.figures.points import numeric_axes, points_of, trials_over, tuned_options
-from steepest.study.figures.selection import Cell, grouped, is_log_spaced, of_stage, others, scalar
-from steepest.study.figures.style import Look, few_decades, panels, styled
-from steepest.study.figures.words import (
+from steepest.study.analysis.drawing import Drawing, NothingToDraw
+from steepest.study.analysis.selection import (
+    Cell,
+    grouped,
+    is_log_spaced,
+    numeric_axes,
+    of_stage,
+    others,
+    points_of,
+    scalar,
+    trials_over,
+    tuned_options,
+)
+from steepest.study.analysis.sensitivity import Sensitivity, sensitivity, shift
+from steepest.study.analysis.statistics import Summary, spread, summarize
+from steepest.study.analysis.wording import (
     axis_text,
     capital,
     is_share,
@@ -22,15 +31,16 @@ from steepest.study.figures.words import (
     spoken,
     value_text,
 )
-from steepest.study.names import axis_label, axis_named, numbers_of
-from steepest.study.results import TrialResult
-from steepest.study.sensitivity import Sensitivity, sensitivity, shift
-from steepest.study.statistics import Summary, spread, summarize
+from steepest.study.figures.key import Key
+from steepest.study.figures.style import Look, few_decades, figure_kind, panels
+from steepest.study.question.axes import axis_label, axis_named, numbers_of
+from steepest.study.question.definition import Study
+from steepest.study.trials.results import TrialResult
 
 MARGIN = 1.2  # above and below the rates that were tried
 
 
-@styled
+@figure_kind
 def transfer(
     study: Study, results: Sequence[TrialResult], folder: Path, axis: str | None = None, rate: str | None = None
 ) -> list[Drawing]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim import AutoSGM
+from steepest.optim import AutoSGM
 from tests.optim.autosgm.problem import SHAPES, tensors, train
 
 WINDOW = (1, 0, 0.1, 2, 1, 2, 100, 1, 0.1)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optim import AutoSGM
-from optim.autosgm import compiled
+from steepest.optim import AutoSGM
+from steepest.optim.autosgm import compiled
 from tests.optim.autosgm.forms import LIMITS, NUMERATORS, assert_close, assert_same_bits, configuration, trained
 from tests.optim.autosgm.problem import SHAPES, gradients, tensors, train
 

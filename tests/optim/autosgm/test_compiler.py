@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from optim import AutoSGM
-from optim.autosgm import ReferenceAutoSGM, compiled
+from steepest.optim import AutoSGM
+from steepest.optim.autosgm import ReferenceAutoSGM, compiled
 from tests.optim.autosgm.forms import LIMITS, NUMERATORS, assert_close, assert_same_bits, configuration, trained
 from tests.optim.autosgm.problem import SHAPES, gradients, tensors, train
 
@@ -32,7 +32,8 @@ def test_a_compiler_that_fails_is_reported_in_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "compiler"
     broken.write_text('#!/bin/sh\n[ "$1" = --version ] || exit 1\n')
     broken.chmod(0o755)
-    script = "import torch; from optim import AutoSGM; w = torch.ones(3, requires_grad=True); w.grad = torch.ones(3)\n"
+    script = "import torch\nfrom steepest.optim import AutoSGM\n"
+    script += "w = torch.ones(3, requires_grad=True)\nw.grad = torch.ones(3)\n"
     script += "try: AutoSGM([w], compiled=True).step()\nexcept ValueError as error: print(error)"
     # In a process of its own: the compiler's failures are remembered, as missing vector instructions for instance.
     environment = {**os.environ, "CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optim import AutoSGM
-from optim.autosgm.batches import CACHE_SIZE
+from steepest.optim import AutoSGM
+from steepest.optim.autosgm.batches import CACHE_SIZE
 from tests.optim.autosgm.problem import SHAPES, gradients, tensors, train
 
 WINDOW = (1, 0, 0.1, 2, 1, 2, 20, 1, 0)
@@ -28,8 +28,7 @@ def optimizer_of(weights: list[Tensor], numerator: int = 3, **changes: Any) -> A
 
 @pytest.mark.parametrize("numerator", range(5))
 @pytest.mark.parametrize("decay", [(0.0, 0), (0.1, 0), (0.1, 1)])
-@pytest.mark.parametrize("gain", [(0, True), (0.5, False)])
-@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize(("gain", "maximize"), [((0, True), False), ((0.5, False), True)])
 def test_the_change_of_a_scalar_obeys_the_filter_equation(
     numerator: int, decay: tuple[float, int], gain: tuple[float, bool], maximize: bool
 ) -> None:

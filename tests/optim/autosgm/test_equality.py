@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optim.autosgm import AutoSGM, ReferenceAutoSGM
-from optim.autosgm.batches import CACHE_SIZE, batches, parts
-from optim.autosgm.foreach import Scratch
+from steepest.optim.autosgm import AutoSGM, ReferenceAutoSGM
+from steepest.optim.autosgm.batches import CACHE_SIZE, batches, parts
+from steepest.optim.autosgm.foreach import Scratch
 from tests.optim.autosgm.problem import SHAPES, gradients, tensors, train
 
 WINDOW = (1, 0, 0.1, 2, 1, 2, 20, 1, 0.1)

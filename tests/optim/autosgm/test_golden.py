@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optim.autosgm import AutoSGM, ReferenceAutoSGM
+from steepest.optim.autosgm import AutoSGM, ReferenceAutoSGM
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "autosgm_trajectories.json").read_text())
 PROBLEM = GOLDEN["problem"]

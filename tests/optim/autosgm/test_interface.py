@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optim import OPTIMIZERS
-from optim.autosgm import AutoSGM, autosgm
-from optim.autosgm.options import DEFAULTS
+from steepest.optim import OPTIMIZERS
+from steepest.optim.autosgm import AutoSGM, autosgm
+from steepest.optim.autosgm.options import AutoSGMOptions
 from tests.optim.autosgm.problem import tensors, train
 
 WINDOW = (1, 1, 0.1, 2, 0, 3, 5, 2, 0.1)
@@ -54,7 +54,9 @@ def test_the_words_mean_the_tuples() -> None:
         eps_cfg=(1e-6, False),
     )
     ours, theirs = words.param_groups[0], tuples.param_groups[0]
-    assert {name: ours[name] for name in DEFAULTS} == {name: theirs[name] for name in DEFAULTS}
+    assert {name: ours[name] for name in vars(AutoSGMOptions())} == {
+        name: theirs[name] for name in vars(AutoSGMOptions())
+    }
     train(words, list(by_words.parameters()), 20)
     train(tuples, list(by_tuples.parameters()), 20)
     assert all(torch.equal(a, b) for a, b in zip(by_words.parameters(), by_tuples.parameters(), strict=True))
@@ -62,7 +64,7 @@ def test_the_words_mean_the_tuples() -> None:
 
 def test_the_defaults_are_those_of_the_tuples() -> None:
     (group,), (other,) = autosgm(network()).param_groups, AutoSGM(network().parameters()).param_groups
-    options = {*DEFAULTS, "lr", "weight_decay"}
+    options = {*vars(AutoSGMOptions()), "lr", "weight_decay"}
     assert {name: group[name] for name in options} == {name: other[name] for name in options}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optim.autosgm import AutoSGM, ReferenceAutoSGM
+from steepest.optim.autosgm import AutoSGM, ReferenceAutoSGM
 from tests.optim.autosgm.problem import gradients, tensors, train
 
 both = pytest.mark.parametrize("optimizer_class", [AutoSGM, ReferenceAutoSGM])

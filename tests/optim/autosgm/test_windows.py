@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optim.autosgm_windows import check_window, window, window_factors
+from steepest.optim.autosgm.windows import check_window, window, window_factors
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "autosgm_windows.json").read_text())
 COSINE: dict[str, Any] = {"rcm": 1, "inseq": 0, "x": 0.0, "n": 2, "m": 1, "tau": 4, "spe": 10, "cfact": 1, "e": 0.0}
@@ -82,3 +82,15 @@ def test_the_factor_stays_at_the_floor_after_the_window(inseq: int, m: int) -> N
 def test_an_argument_out_of_range_is_named(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"\A[^\n]*\b{argument}\b[^\n]*{value}[^\n]*\Z"):
         check_window(**{**COSINE, argument: value})
+
+
+@pytest.mark.parametrize("rcm", [*sorted(ORDERS.keys() - {0}), 6])
+def test_the_end_of_a_window_is_that_of_its_shape_in_either_order(rcm: int) -> None:
+    options = {**COSINE, "rcm": rcm, "n": 0.5 if rcm == 3 else 2, "x": 0.1}
+    # Shape 6 has its inflection at 7/8, and the range of the logistic curve with it in the middle.
+    logistic = [1 / (1 + 2 ** (4 * distance)) for distance in (-0.5, 0.5, 1 - 0.875)]
+    end = (logistic[2] - logistic[1]) / (logistic[0] - logistic[1]) if rcm == 6 else 0.0
+    assert (end > 0.1) is (rcm == 6)
+    for inseq in (0, 1):
+        for step in (41, 60):
+            assert window(step, **{**options, "inseq": inseq}) == pytest.approx(0.1 + 0.9 * end, abs=1e-12)

@@ -1,0 +1,1 @@
+"""What several parts of Steepest need once; it imports nothing of ours."""

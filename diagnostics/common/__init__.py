@@ -1,0 +1,1 @@
+"""What every diagnostic needs: extra evaluations that leave no trace, batches, histories, written files."""

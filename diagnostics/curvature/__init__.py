@@ -1,0 +1,1 @@
+"""Curvature of the loss: products with the Hessian, largest eigenvalues, sharpness and its limits."""

@@ -1,0 +1,1 @@
+"""How gradients flow through the layers, and which units are dead."""

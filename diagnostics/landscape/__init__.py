@@ -1,0 +1,1 @@
+"""The loss around and along the way of the weights."""

@@ -1,0 +1,1 @@
+"""Learning-rate range tests: the curve, what it suggests, its report."""

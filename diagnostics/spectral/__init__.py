@@ -1,0 +1,1 @@
+"""Singular values of weights, kernels and their changes."""

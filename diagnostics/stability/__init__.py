@@ -1,0 +1,1 @@
+"""Stability limits and best constants of optimizers on quadratics."""

@@ -1,0 +1,1 @@
+"""How networks behave as they get wider."""

@@ -1,0 +1,1 @@
+"""What optimizers are built of: update rules, parameter groups, roles, rounding."""

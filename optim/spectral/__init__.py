@@ -1,0 +1,1 @@
+"""Muon, and steps of matrices within a spectral-norm budget."""

@@ -1,0 +1,1 @@
+"""The commands that build a model, data and a trainer."""

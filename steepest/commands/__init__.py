@@ -1,0 +1,1 @@
+"""The commands of their own: what each prints and draws."""

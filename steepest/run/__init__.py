@@ -1,0 +1,1 @@
+"""A run on disk and in processes: its folder, record, checkpoints and ranks."""

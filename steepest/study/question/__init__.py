@@ -1,0 +1,1 @@
+"""A study file: what it asks, read and checked."""
