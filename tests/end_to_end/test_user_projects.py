@@ -191,4 +191,4 @@ def test_shipped_files_of_the_wheel_by_name(tmp_path, wheel):
     layers = ["--config", "digits_mlp", "--config=presets/debug.yaml", "--trainer.max_epochs", "1"]
     python(wheel, tmp_path, "-m", "steepest", "fit", *layers)
     out = python(wheel, tmp_path, "-m", "steepest", "study", "run", "optimizer_comparison", "--dry_run").stdout
-    assert f"--config {wheel / 'steepest/configs/digits_mlp.yaml'}" in out
+    assert "installed/steepest/configs/digits_mlp.yaml" in out

@@ -13,7 +13,7 @@ from steepest.study.question.reading import load_study
 from steepest.study.question.spaces import points, space_of
 from steepest.study.trials.plan import Trial, cells, final_trials, make_trial, tuning_trials
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "studies"
+FOLDER = Path(__file__).resolve().parents[3] / "configs" / "studies"
 FILES = sorted(FOLDER.glob("*.yaml"))
 SCALES = [(file, scale) for file in FILES for scale in read_yaml(file)["scales"]]
 EMBEDDED = ("Digits", "TinyText")
