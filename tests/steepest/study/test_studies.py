@@ -97,7 +97,7 @@ def test_its_first_trial_is_a_fit(file, scale) -> None:
     drawn = points(study.tuning, space_of(study.tuning, labels)) if study.tuning is not None else []
     config = parsed(make_trial(study, "final", labels, drawn[0] if drawn else {}, study.seeds[0]))
     if scale == "smoke" and "ToyObjective" not in config:
-        assert any(f"class_path: datamodules.{name}" in config for name in EMBEDDED)
+        assert any(f"class_path: steepest.datamodules.{name}" in config for name in EMBEDDED)
 
 
 def parsed(trial: Trial) -> str:
