@@ -21,7 +21,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from steepest.callbacks import Checkpoints, GradientFlowMonitor, LearningRateTracker, StepSeed
-from steepest.command_line import command_line
 from steepest.command_line.trainer import Trainer
 from steepest.datamodules.digits import Digits
 from steepest.lightning_modules.image_classifier import ImageClassifier
@@ -243,7 +242,7 @@ def test_resumed_command_has_its_own_folder_and_keeps_the_best(steepest, tmp_pat
 @pytest.mark.slow
 def test_sigkill_at_random_moments(tmp_path) -> None:
     moments = random.Random(0)
-    repository = Path(command_line.__file__).resolve().parent.parent
+    repository = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "steepest", "fit", "--config", str(repository / "configs" / "digits_mlp.yaml")]
     command += ["--runs_dir", str(tmp_path), "--trainer.max_epochs", "8", "--trainer.accelerator", "cpu"]
     command += ["--model.network.dropout", "0.2", "--data.random_crop", "1", "--test_after_fit", "false"]
