@@ -69,7 +69,7 @@ class UpdateDynamics(HistoryDiagnostic[DynamicsRecorder, DynamicsSample]):
         "updates": {
             "effective learning rate": [r"update/effective_lr\w*"],
             "cosine to the gradient and to the step before": [r"update/cosine_\w+"],
-            "turn of the leading subspaces": [r"update/subspace_drift\w*"],
+            "rotation of the leading subspaces": [r"update/subspace_drift\w*"],
         }
     }
 

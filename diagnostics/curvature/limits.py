@@ -26,8 +26,9 @@ from steepest.common.linear_step import (
     momentum_step,
 )
 from steepest.diagnostics.common.guards import values_restored
+from steepest.diagnostics.common.step_hooks import StepHooks, Timer
 from steepest.diagnostics.curvature.operator import CurvatureUnavailableError
-from steepest.diagnostics.updates.recorders import Timer, optimizer_parameters
+from steepest.diagnostics.updates.recorders import optimizer_parameters
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _all_alike(values: Sequence[float | Tensor]) -> bool:
     return all(not isinstance(value, Tensor) for value in values) and len(set(values)) == 1
 
 
-class StepRecorder:
+class StepRecorder(StepHooks):
     """Keeps what a step hook sees before a wanted step; schedules move the options on right after it.
 
     Args:
@@ -141,9 +142,7 @@ class StepRecorder:
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], wanted: Callable[[], bool], timed: Timer = nullcontext) -> None:
-        self.wanted = wanted
-        self.timed = timed
-        self._error: Exception | None = None
+        super().__init__(wanted, timed)
         self.groups: dict[Optimizer, list[dict[str, Any]]] = {}
         self._before: dict[int, Tensor] = {}
         self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in optimizers]
@@ -152,23 +151,11 @@ class StepRecorder:
         """Values before the recorded steps; the present ones of parameters that no recorded step could change."""
         return [self._before.get(id(parameter), parameter.detach()) for parameter in parameters]
 
-    def check(self) -> None:
-        """Raise the error of a hook that failed since the last call or `clear`, if any; training went on."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
     def clear(self) -> None:
         """Forget what was recorded."""
+        super().clear()
         self.groups.clear()
         self._before.clear()
-        self._error = None
-
-    def remove(self) -> None:
-        """Take the hooks off the optimizers."""
-        for handle in self._handles:
-            handle.remove()
-        self.clear()
 
     def _before_step(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
         if not self.wanted() or optimizer in self.groups:

@@ -3,10 +3,10 @@
 With w the weights of a layer, g the gradient of the loss at them and dw what the optimizer adds to them (decay,
 momentum, clipping and everything else included):
 
-    effective learning rate      -<dw, g> / |g|^2           the multiple of the gradient that is in the update
-    cosine to the gradient       -<dw, g> / (|dw| |g|)      1 for a step straight downhill, below 0 uphill
-    relative size                |dw| / |w|
-    cosine to the update before  <dw, dw'> / (|dw| |dw'|)   near 1 on a slope, below 0 in an oscillation
+    effective learning rate          -<dw, g> / |g|^2           the multiple of the gradient that is in the update
+    cosine to the gradient           -<dw, g> / (|dw| |g|)      1 for a step straight downhill, below 0 uphill
+    relative size                    |dw| / |w|
+    cosine with the previous update  <dw, dw'> / (|dw| |dw'|)   near 1 on a slope, below 0 in an oscillation
 
 Gradient descent has an effective learning rate of lr and a cosine of 1; Adam's first step -lr sign(g) has lr |g|_1 /
 |g|_2^2 and |g|_1 / (sqrt(n) |g|_2).

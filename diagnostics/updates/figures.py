@@ -58,10 +58,10 @@ PANELS = (
         "cosine_to_gradient", "Cosine to the negative gradient", r"cosine of $\Delta w$ and $-g$", "RdBu", False, 0.0
     ),
     Panel(
-        "cosine_to_previous", "Cosine to the update before", r"cosine of $\Delta w_t$ and $\Delta w_{t-1}$", "RdBu",
+        "cosine_to_previous", "Cosine with the previous update", r"cosine of $\Delta w_t$ and $\Delta w_{t-1}$", "RdBu",
         False, 0.0,
     ),
-    Panel("drift", "Turn of the leading subspaces", "degrees since the measurement before", "magma", False),
+    Panel("drift", "Rotation of the leading subspaces", "degrees since the previous measurement", "magma", False),
     Panel("budget_used", "Budget used", r"$\log_{10}$ of $\|\Delta W\|_2$ / budget", "cividis"),
     Panel("frank_wolfe_residual", "Residual of Frank-Wolfe", "0 at the optimum, 1 at the origin", "cividis", False),
     Panel("alpha_mean", r"AutoSGM's learning rate $\alpha_t$", r"$\log_{10}$ of its mean", "cividis"),
@@ -74,15 +74,15 @@ COLUMNS = (
         "cosine of the update",
         (
             ("cosine_to_gradient", GREEN, "to the negative gradient"),
-            ("cosine_to_previous", VERMILION, "to the update before"),
+            ("cosine_to_previous", VERMILION, "with the previous update"),
         ),
         False,
     ),
     Column(
-        "turn of the leading subspaces, degrees",
+        "rotation of the leading subspaces, degrees",
         (
-            ("drift", PURPLE, "since the measurement before"),
-            ("drift_from_start", "0.45", "since the first"),
+            ("drift", PURPLE, "since the previous measurement"),
+            ("drift_from_start", "0.45", "since the first measurement"),
         ),
         False,
     ),

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steepest.common.parameter_names import parameter_names
+from steepest.diagnostics.common.step_hooks import StepHooks, Timer
 from steepest.diagnostics.gradient_flow.flow import norms, role_of, stacked
 from steepest.diagnostics.updates.dynamics import DynamicsSample, products, sample_of
 
 NamedParameters = Sequence[tuple[str, nn.Parameter]]
-Timer = Callable[[], AbstractContextManager]
 Record = TypeVar("Record")
 
 
@@ -59,7 +59,7 @@ class SharedStep:
         return [self._copies[id(parameter)][1] for parameter in parameters]
 
 
-class StepWatcher(ABC, Generic[Record]):
+class StepWatcher(StepHooks, ABC, Generic[Record]):
     """Makes a record of wanted steps by step hooks, so that closures, loss scaling and clipping need no special case.
 
     A hook that fails leaves the training alone; `check` raises its error where it can be dealt with.
@@ -81,13 +81,10 @@ class StepWatcher(ABC, Generic[Record]):
         wanted: Callable[[], bool],
         timed: Timer = nullcontext,
     ) -> None:
+        super().__init__(wanted, timed)
         self.parameters_of = parameters_of
-        self.wanted = wanted
-        self.timed = timed
         self.records: dict[Optimizer, Record] = {}
         self._before: dict[Optimizer, tuple[NamedParameters, SharedStep]] = {}
-        self._error: Exception | None = None
-        self._handles = []
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -102,23 +99,11 @@ class StepWatcher(ABC, Generic[Record]):
     def begin(self, optimizer: Optimizer, named: NamedParameters) -> None:
         """Called right before a wanted step."""
 
-    def check(self) -> None:
-        """Raise the error of a hook that failed since the last call or `clear`, if any."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
     def clear(self) -> None:
         """Forget what was recorded."""
+        super().clear()
         self.records.clear()
         self._before.clear()
-        self._error = None
-
-    def remove(self) -> None:
-        """Take the hooks off the optimizers."""
-        for handle in self._handles:
-            handle.remove()
-        self.clear()
 
     def _before_step(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
         if not self.wanted() or optimizer in self.records:

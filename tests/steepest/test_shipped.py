@@ -79,7 +79,7 @@ def test_the_recorded_command_runs_again(steepest, tmp_path):
 
 
 def test_the_proposed_command_has_the_name(steepest):
-    outcome = steepest("lr_range_test", "--config", "digits_mlp", "--steps", "40", "--name", "test")
+    outcome = steepest("lr_range_test", "--config", "digits_mlp", "--name", "test")
     assert outcome.code == 0, outcome.err
     assert "steepest fit --config digits_mlp --name test --optimizer.lr" in outcome.out
 

@@ -85,7 +85,7 @@ def test_heat_maps_show_every_field_at_its_steps() -> None:
     assert numpy.allclose(shades(rates), numpy.log10([[0.1, 0.3], [0.2, 0.2], [0.4, 0.1]]))
     assert edges(rates) == [0.0, 20.0, 40.0]
     assert numpy.allclose(shades(maps["Cosine to the negative gradient"]), [[0.5, 0.75], [-0.25, -0.5], [1.0, 0.5]])
-    turns = maps["Turn of the leading subspaces"]
+    turns = maps["Rotation of the leading subspaces"]
     assert numpy.allclose(shades(turns), [[10.0], [30.0], [math.nan]], equal_nan=True)
     assert edges(turns) == [9.5, 10.5]
     low, high = maps["Relative size"].collections[0].get_clim()

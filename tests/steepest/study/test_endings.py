@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steepest.command_line import command_line
-from steepest.diagnostics.common import artifacts
+from steepest.common import atomic
 from steepest.errors import BAD_ENVIRONMENT, BAD_INPUT, Failure
 from steepest.study.trials.plan import Shard
 from steepest.study.trials.results import load_results, read_result, result_path, write_result
@@ -57,7 +57,7 @@ def test_a_result_is_kept_whole_or_as_it_was(tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(artifacts.os, "replace", fail)
+    monkeypatch.setattr(atomic.os, "replace", fail)
     with pytest.raises(OSError, match="no space"):
         write_result(tmp_path, replace(result, steps=99))
     assert result_path(tmp_path, result.key).read_bytes() == before
