@@ -31,7 +31,7 @@ class Diagnostic(Callback):
 
     A subclass sets `name` and overrides `measure`, which runs on every rank after the optimizer step, usually inside
     `steepest.callbacks.probe.probe`. A measurement that fails on any rank is left out on all of them with one warning,
-    and training goes on. Scalars that are not finite are left out: a gap in the curve, never a NaN.
+    and training continues. Scalars that are not finite are left out: a gap in the curve, never a NaN.
 
     Collectives: `measure` is called on all ranks alike and may use `reduce_mean` and `reduce_max`. Work that can fail
     on one rank alone belongs into `with self.together(trainer):` before them, or the other ranks would wait for ever.
@@ -195,7 +195,7 @@ class Diagnostic(Callback):
             message = (
                 str(error)
                 if isinstance(error, MeasurementUnavailableError)
-                else f"a measurement at step {trainer.global_step} failed and is left out, training goes on "
+                else f"a measurement at step {trainer.global_step} failed and is left out, training continues "
                 f"({type(error).__name__}: {_first_line(error)})"
             )
             self.warn_once(message, kind=type(error).__name__)

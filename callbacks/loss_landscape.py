@@ -112,7 +112,7 @@ class LossLandscape(Diagnostic):
             self.trajectory.steps = list(steps)
             if gone is None or gone:
                 missing = "snapshots" if gone is None else f"the snapshots of steps {', '.join(map(str, gone))}"
-                self.warn_once(f"{missing} of the resumed run are gone: the trajectory goes on without them")
+                self.warn_once(f"{missing} of the resumed run are gone: the trajectory continues without them")
         self.cadence = Cadence(every_n_steps=self.trajectory.every)
         super().on_train_start(trainer, pl_module)
         if not self.trajectory.steps and trainer.global_step == 0:

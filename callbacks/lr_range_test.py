@@ -81,7 +81,7 @@ class LRRangeTest(Diagnostic):
         if factors is not None and rates is not None:
             raise ValueError(f"factors {tuple(factors)} and rates {tuple(rates)} exclude each other: give one of them")
         if apply and mode == "envelope":
-            raise ValueError("apply needs mode 'range': the largest stable learning rate is no good one to train with")
+            raise ValueError("apply needs mode 'range': the largest stable learning rate is too large to train with")
         if values is not None and mode == "range":
             raise ValueError(f"values {values} needs mode 'envelope': a range has as many learning rates as steps")
         if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):

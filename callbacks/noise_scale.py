@@ -145,7 +145,7 @@ class GradientNoiseScale(HistoryDiagnostic[PartRecorder, NoiseScale]):
                 return
             if not self._own_gradients(trainer, pl_module):
                 if due and self._probed_step != trainer.global_step:
-                    # Before the step: afterwards the batch is no fresh sample any more, its gradient has been used.
+                    # Before the step: afterwards the batch is not a fresh sample any more: its gradient has been used.
                     self._probed_step = trainer.global_step
                     with self.timed():
                         self._probed = self.attempt(trainer, lambda: self._probe_sample(trainer, pl_module, batch))
@@ -195,7 +195,7 @@ class GradientNoiseScale(HistoryDiagnostic[PartRecorder, NoiseScale]):
         else:
             sample, prefix = self._probed, f"noise/{self.batch_norm}_"
             self._probed = None
-        if sample is None:  # said by a warning
+        if sample is None:  # a warning says so
             return {}
         if not (math.isfinite(sample.gradient_square) and math.isfinite(sample.trace)):
             self.warn_once(f"the gradient at step {trainer.global_step} is not finite and is left out", "nonfinite")
@@ -218,14 +218,16 @@ class GradientNoiseScale(HistoryDiagnostic[PartRecorder, NoiseScale]):
         with self.together(trainer):
             if self._divided:
                 raise MeasurementUnavailableError(
-                    "a parameter is shared between activation checkpoints, whose gradients come one by one: use "
+                    "a parameter is shared between activation checkpoints, whose gradients arrive one by one: use "
                     "source='probe'"
                 )
             if self._collected is None:
                 raise MeasurementUnavailableError(f"no gradient was seen at step {trainer.global_step}")
             squares, sizes = self._collected
             if 0 in sizes:
-                raise MeasurementUnavailableError("the batch holds no tensor that tells its number of samples")
+                raise MeasurementUnavailableError(
+                    "the batch holds no tensor from which its number of samples can be read"
+                )
         return self._sample(trainer, squares[:-1], squares[-1], sizes)
 
     def _probe_sample(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> NoiseSample:
@@ -253,7 +255,7 @@ class GradientNoiseScale(HistoryDiagnostic[PartRecorder, NoiseScale]):
         square_sum, parts, inverse_sizes, samples = (trainer.world_size * value for value in sums[:4])
         if parts < 1.5:
             raise MeasurementUnavailableError(
-                f"step {trainer.global_step} had one gradient only, which tells nothing about its noise"
+                f"step {trainer.global_step} had one gradient only, from which its noise cannot be estimated"
             )
         return noise_sample_of_sums(square_sum, sums[4], parts, inverse_sizes, samples)
 

@@ -56,7 +56,7 @@ class ObjectiveTrajectory(ReportingDiagnostic):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record where a step has led; a micro-batch that is only accumulated leads nowhere."""
+        """Record where a step has led; a micro-batch that is only accumulated is not a step."""
         if trainer.global_step != self.trajectory.newest:
             self._record(trainer, pl_module)
 

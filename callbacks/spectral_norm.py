@@ -157,7 +157,7 @@ class SpectralNormTracker(HistoryDiagnostic[ChangeRecorder, SpectralSample]):
                 return convolution_input_shapes(pl_module, loss)
 
         shapes = self.attempt(trainer, forward)
-        if shapes is None:  # said by a warning; the flattened kernels are measured all the same
+        if shapes is None:  # a warning says so; the flattened kernels are still measured
             return {}
         # Ranks may have met images of different sizes; what they measure must be the same.
         return trainer.strategy.broadcast(shapes)

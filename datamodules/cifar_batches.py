@@ -94,7 +94,7 @@ def _read(file: IO[bytes], what: str, path: Path) -> tuple[Tensor, Tensor]:
         raise  # the medium or the archive, not the batch
     except Exception as error:  # damaged pickles raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise _damaged(what, f"it is no batch of CIFAR-10 ({reason})", path) from None
+        raise _damaged(what, f"it is not a batch of CIFAR-10 ({reason})", path) from None
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (len(labels), PIXELS):
         raise _damaged(what, f"its data must be {len(labels)} x {PIXELS} bytes, as it has {len(labels)} labels", path)
     return torch.tensor(data).view(-1, 3, 32, 32), labels

@@ -74,7 +74,7 @@ def _file_name(name: str, sources: Sequence[Path]) -> str:
 
 
 def _read(path: Path) -> Samples:
-    # A zip file, whose checksums find also a wrong byte in the middle; numpy leaves it open if it is none.
+    # A zip file, whose checksums find also a wrong byte in the middle; numpy leaves it open if it is not a zip file.
     with path.open("rb") as file, np.load(file) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int64 or labels.shape != images.shape[:1]:

@@ -34,7 +34,7 @@ def read_idx(path: str | Path, dimensions: int) -> Tensor:
     content = _read(path)
     header = 4 + 4 * dimensions
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise _damaged(path, f"it is no IDX file: it begins with {content[:4].hex(' ') or 'nothing'}")
+        raise _damaged(path, f"it is not an IDX file: it begins with {content[:4].hex(' ') or 'nothing'}")
     if content[2] != UNSIGNED_BYTE:
         raise _damaged(path, f"its data type is 0x{content[2]:02x}, not 0x{UNSIGNED_BYTE:02x}, unsigned bytes")
     if content[3] != dimensions:

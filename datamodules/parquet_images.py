@@ -103,6 +103,6 @@ def _decode(encoded: bytes, size: tuple[int, int], what: str) -> np.ndarray:
             if image.size == size:
                 return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
             found = f"{image.size[0]} x {image.size[1]}"
-    except (OSError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bytes that are no image
-        raise ValueError(f"{what} is damaged: its {len(encoded)} bytes are no JPEG or PNG image") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises on bytes that are not an image
+        raise ValueError(f"{what} is damaged: its {len(encoded)} bytes are not a JPEG or PNG image") from None
     raise ValueError(f"{what} has {found} pixels instead of {size[0]} x {size[1]}")

@@ -120,7 +120,7 @@ class TextDataModule(lightning.LightningDataModule, ABC):
 
         Raises:
             FileNotFoundError: If files are missing.
-            OSError: If GPT-2's vocabulary cannot be downloaded, or the tokens can be written nowhere.
+            OSError: If GPT-2's vocabulary cannot be downloaded, or the tokens cannot be written anywhere.
             ValueError: If a file is damaged.
         """
         if isinstance(self.tokenizer, GPT2Tokenizer):
@@ -192,7 +192,7 @@ class TextDataModule(lightning.LightningDataModule, ABC):
         size = self.validation_size if split == "validation" else self.test_size
         if self.has_own(split):
             if size is not None:
-                raise ValueError(f"{split}_size {size} does not go with a {split} text of its own: leave it out")
+                raise ValueError(f"{split}_size {size} cannot be given beside a separate {split} text: leave it out")
             return 0
         return size if size is not None else 0.1 if split == "validation" else 0
 

@@ -52,7 +52,7 @@ def keep_tokens(name: str, sources: Sequence[Path], tokenizer: Tokenizer) -> Non
 
     Raises:
         FileNotFoundError: If a source is missing.
-        OSError: If the tokens can be written nowhere.
+        OSError: If the tokens cannot be written anywhere.
         ValueError: If a source is damaged or holds no text.
     """
     if _find(name, sources, tokenizer) is not None:

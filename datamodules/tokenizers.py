@@ -135,7 +135,7 @@ class GPT2Tokenizer:
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Return the text of tokens; bytes that are no complete character become U+FFFD."""
+        """Return the text of tokens; bytes that are not a complete character become U+FFFD."""
         return self._encoding.decode(list(tokens))
 
     def description(self) -> dict[str, Any]:

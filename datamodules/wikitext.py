@@ -53,7 +53,7 @@ class WikiText103(TextDataModule):
 
         Raises:
             FileNotFoundError: If files are missing and `download` is false.
-            OSError: If it cannot be downloaded, or the files can be written nowhere.
+            OSError: If it cannot be downloaded, or the files cannot be written anywhere.
             ValueError: If a file is damaged.
         """
         if self._find() is None and self.download:

@@ -34,7 +34,7 @@ class BaseModule(LightningModule):
     Attributes:
         metrics: torchmetrics by stage ("val", "test") and name. A subclass fills and updates them; at the end of an
             evaluation they are computed over all ranks, written as `<stage>/<name>` and reset. A plain dictionary: the
-            metrics are no part of the model, and neither its summary nor diagnostics should meet them.
+            metrics are not a part of the model; its summary and diagnostics should not see them.
     """
 
     def __init__(

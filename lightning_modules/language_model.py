@@ -112,7 +112,7 @@ class LanguageModel(BaseModule):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Loss at every place, (batch, length): how surprising each token was; 0 where it is no target."""
+        """Loss at every place, (batch, length): how surprising each token was; 0 where it is not a target."""
         inputs, targets = batch
         scores = self(inputs).transpose(1, 2)
         return {"loss": functional.cross_entropy(scores, targets, reduction="none")}

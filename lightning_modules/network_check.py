@@ -31,6 +31,6 @@ def check_fit(network: nn.Module, images: Tensor, num_classes: int) -> None:
             child.training = mode
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != len(images):
         found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"type {type(scores).__name__}"
-        raise ValueError(f"{name} must make scores of shape (batch, classes) from images, not of {found}")
+        raise ValueError(f"{name} must return scores of shape (batch, classes) from images, not of {found}")
     if scores.shape[1] < num_classes:
         raise ValueError(f"{name} gives {scores.shape[1]} scores, but the data has {num_classes} classes")

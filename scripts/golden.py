@@ -265,7 +265,7 @@ def record(tree: Path, names: Sequence[str], jobs: int) -> Record:
     # One thread adds in one order on every machine.
     environment |= {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
-        # -P: this script's folder is no place to import from.
+        # -P: this script's folder is not a place to import from.
         words = [sys.executable, "-P", str(Path(__file__).resolve()), "serve", str(tree), str(jobs), *names]
         if subprocess.run(words, cwd=folder, env=environment, check=False).returncode:
             raise SystemExit(f"no record of {tree}")

@@ -104,16 +104,16 @@ def replace_launcher(trainer: Trainer, launcher: ScriptLauncher) -> None:
 
 
 class _QuietSignals(_SignalConnector):
-    def __init__(self, trainer: Trainer, is_heeded: Callable[[], bool]) -> None:
+    def __init__(self, trainer: Trainer, is_noted: Callable[[], bool]) -> None:
         super().__init__(trainer)
-        self._is_heeded = is_heeded
+        self._is_noted = is_noted
 
     def _sigterm_notifier_fn(self, *_: Any) -> None:
-        if self._is_heeded():
+        if self._is_noted():
             self.received_sigterm = True
 
 
-def only_note_sigterm(trainer: Trainer, is_heeded: Callable[[], bool]) -> None:
+def only_note_sigterm(trainer: Trainer, is_noted: Callable[[], bool]) -> None:
     """Have a trainer note SIGTERM, which then ends the run at the end of the batch, and do no more about it.
 
     Lightning hands the signal on, and from within the handler begins a collective amid those that are under way: now
@@ -121,6 +121,6 @@ def only_note_sigterm(trainer: Trainer, is_heeded: Callable[[], bool]) -> None:
 
     Args:
         trainer: The trainer, before it runs.
-        is_heeded: Whether this process notes the signal, asked when it comes.
+        is_noted: Whether this process notes the signal, asked when it comes.
     """
-    trainer._signal_connector = _QuietSignals(trainer, is_heeded)
+    trainer._signal_connector = _QuietSignals(trainer, is_noted)

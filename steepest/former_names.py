@@ -28,7 +28,7 @@ def _is_users(package: str) -> bool:
 
 
 def looked_into(path: str) -> str:
-    """What to add to a message about an import path that leads nowhere: where was looked, and what may be meant."""
+    """What to add to a message about an import path that is not found: where was looked, and what may be meant."""
     parts = path.split(".")
     package, found = parts[0], None
     for length in range(1, len(parts)):  # the innermost module of the path that there is

@@ -25,7 +25,7 @@ def first_samples(batch: Any, count: int) -> Any:
 
     Args:
         batch: Tensors with the samples along the first dimension, nested in lists, tuples (named ones too) and
-            mappings. Tensors of another length, and objects that are none of these, are passed on whole.
+            mappings. Tensors of another length, and other objects, are passed on whole.
         count: Number of samples to keep, at least 1.
 
     Raises:

@@ -84,7 +84,7 @@ def linear_steps(
     for optimizer in optimizers:
         for group in (groups or {}).get(optimizer, optimizer.param_groups):
             if group.get("maximize"):
-                raise UnknownLimitError(f"{type(optimizer).__name__} maximizes, which is stable nowhere")
+                raise UnknownLimitError(f"{type(optimizer).__name__} maximizes, so no learning rate is stable")
             for parameter in group["params"]:
                 step = linear_step_of(optimizer, group, optimizer.state.get(parameter, {}))
                 found[id(parameter)] = float(group["lr"]), step
@@ -192,6 +192,6 @@ def trained_parameters(module: nn.Module, optimizers: Sequence[Optimizer]) -> li
     coarse = next((own.dtype for own in parameters if own.dtype in (torch.float16, torch.bfloat16)), None)
     if coarse is not None:
         raise CurvatureUnavailableError(
-            f"weights in {coarse} are too coarse for second derivatives: train with precision bf16-mixed or 32-true"
+            f"weights in {coarse} are too imprecise for second derivatives: train with precision bf16-mixed or 32-true"
         )
     return parameters

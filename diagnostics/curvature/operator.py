@@ -197,7 +197,7 @@ class _Graph:
 
 @contextmanager
 def differentiable_twice() -> Iterator[None]:
-    """Say in one line why a second derivative is not to be had.
+    """Say in one line why a second derivative is not available.
 
     Raises:
         CurvatureUnavailableError: in place of PyTorch's own errors.

@@ -111,7 +111,7 @@ def plane_through(center: Weights, others: Sequence[Weights], names: Sequence[st
     first = _difference(others[0], center)
     length = math.sqrt(inner_product(first, first))
     if length == 0.0:
-        raise ValueError(f"{names[0]} and {names[1]} hold the same weights: there is no way between them")
+        raise ValueError(f"{names[0]} and {names[1]} hold the same weights, so there is no line between them")
     if len(others) == 1:
         return Plane((first,), (f"way from {names[0]} (0) to {names[1]} (1)",))
     way = _difference(others[1], center)

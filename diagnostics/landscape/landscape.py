@@ -256,6 +256,6 @@ def load_surface(path: Path) -> Surface:
             surface = Surface(axes, losses, done, str(content["fingerprint"]))
         if losses.shape != tuple(map(len, axes)) or done.shape != losses.shape or not surface.origin:
             raise KeyError("the sizes of its arrays do not fit")
-    except Exception as error:  # numpy raises a dozen kinds for what is no NPZ file, or a cut one
+    except Exception as error:  # numpy raises a dozen kinds for files that are not NPZ or were cut off
         raise ValueError(f"{path} is not a loss landscape or is damaged ({error}): delete it to start anew") from error
     return surface

@@ -79,7 +79,7 @@ class Trajectory:
             copy: Whether to copy its files into this one's folder, which one process does for all.
 
         Returns:
-            Steps whose files are gone; the trajectory goes on without them.
+            Steps whose files are gone; the trajectory continues without them.
         """
         self.steps, self.every = list(state["steps"]), state["every"]
         source = None if state["folder"] is None else Path(state["folder"])

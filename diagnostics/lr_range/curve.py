@@ -88,7 +88,7 @@ class Divergence:
             raise ValueError(f"stop_ratio must be above 1, got {self.ratio}")
 
     def limit(self, first: float, lowest: float) -> float:
-        """The largest loss that is no divergence, from the first and the lowest one so far."""
+        """The largest loss that is not a divergence, from the first and the lowest one so far."""
         if self.ratio is not None:
             return first + (self.ratio - 1.0) * abs(first)
         return lowest + self.rise * max(first - lowest, abs(first) / 2.0)

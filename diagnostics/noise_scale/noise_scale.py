@@ -82,7 +82,7 @@ class NoiseScale:
     Attributes:
         scale: tr(S)/|G|², the ratio of the averages; NaN while the average of either is not positive.
         low: Lower end of the interval that covers the true ratio with 95 %; NaN if unknown.
-        high: Upper end; infinite if the gradient cannot be told from its noise, NaN if unknown.
+        high: Upper end; infinite if the gradient cannot be distinguished from its noise, NaN if unknown.
         gradient_square: Average of the estimates of |G|².
         trace: Average of the estimates of tr(S).
         effective_count: Number of equally weighted samples that would be as good as the weighted average.
@@ -101,7 +101,7 @@ class NoiseScale:
         count = f"effective count {self.effective_count:.1f}"
         if math.isnan(self.scale):
             missing = "the noise" if not self.trace > 0 else "the gradient behind its noise"
-            return f"undefined: {missing} cannot be seen yet ({count})"
+            return f"undefined: {missing} cannot be estimated yet ({count})"
         if math.isnan(self.low):
             return f"{self.scale:.4g} samples, of unknown accuracy ({count})"
         upper = f"{self.high:.4g}" if math.isfinite(self.high) else "infinity"

@@ -28,10 +28,10 @@ def convolution_operator(layer: nn.Module, input_shape: tuple[int, ...]) -> Oper
         input_shape: Shape of one input, (channels, *sizes).
 
     Raises:
-        ValueError: if the layer is no convolution.
+        ValueError: if the layer is not a convolution.
     """
     if not isinstance(layer, _ConvNd):
-        raise ValueError(f"{type(layer).__name__} is no convolution of torch.nn")
+        raise ValueError(f"{type(layer).__name__} is not a convolution of torch.nn")
     weight = layer.weight.detach()
     weight = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
 

@@ -136,7 +136,7 @@ def _activations(module: nn.Module, layers: Mapping[str, nn.Module], inputs: Ten
         module(inputs)
     unused = [name for name in layers if name not in found]
     if unused:
-        raise ValueError(f"layer {unused[0]!r} takes no part in the network's forward pass")
+        raise ValueError(f"layer {unused[0]!r} is not used in the network's forward pass")
     return torch.stack([found[name] for name in layers]).cpu()
 
 

@@ -44,7 +44,7 @@ class AutoSGMRule(Algorithm):
         lr, beta, gamma, decay = group["lr"], group["beta"], group["gamma"], group["weight_decay"]
         tracked = "previous_rate" in state  # all that multiplies the filtered gradient, kept by track_dynamics
         if not tracked and (group["window"] != "none" or group["numerator"] == "chebyshev"):
-            raise UnknownLimitError("AutoSGM keeps its whole learning rate for us only with track_dynamics=True")
+            raise UnknownLimitError("AutoSGM records its whole learning rate only with track_dynamics=True")
         decoupled = 0.0
         if group["decoupled_decay"] and decay:
             if group["window"] != "none" or group["numerator"] != "constant":

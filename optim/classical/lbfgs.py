@@ -46,7 +46,7 @@ class LBFGS(torch.optim.LBFGS):
             for parameter in self.param_groups[0]["params"]
         ]
         if any(gradient.is_sparse for gradient in gradients):
-            raise ValueError("lbfgs has no step for sparse gradients: use sparse=False in the embedding")
+            raise ValueError("lbfgs does not support sparse gradients: use sparse=False in the embedding")
         return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def lbfgs(
     if line_search not in ("strong_wolfe", None):
         raise ValueError(f"line_search must be 'strong_wolfe' or None, not {line_search!r}")
     if any(parameter.is_complex() for parameter in module.parameters()):
-        raise ValueError("lbfgs has no step for complex parameters")
+        raise ValueError("lbfgs does not support complex parameters")
     optimizer = LBFGS(
         parameter_groups(module, 0.0),
         lr=lr,
@@ -131,7 +131,9 @@ def _check_same_vector(optimizer: Optimizer, state_dict: dict[str, Any]) -> None
     saved, names = state_dict["param_groups"][0].get("param_names"), own.get("param_names")
     if saved is not None and names is not None and (saved := named_as_now([saved], [names])[0]) != names:
         if sorted(saved) == sorted(names):
-            raise ValueError("the saved L-BFGS state holds the parameters in another order: it is of another model")
+            raise ValueError(
+                "the saved L-BFGS state holds the parameters in another order: it belongs to another model"
+            )
         return  # the check by name says which parameter is missing
     size = sum(parameter.numel() for parameter in own["params"])
     for entry in state_dict["state"].values():

@@ -84,7 +84,7 @@ class SAM(Optimizer):
     def _uphill(self, parameters: list[Tensor]) -> list[Tensor]:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
-            raise ValueError("sam has no step for sparse gradients: use sparse=False in the embedding")
+            raise ValueError("sam does not support sparse gradients: use sparse=False in the embedding")
         sizes = torch._foreach_abs(parameters) if self.adaptive else None
         scaled = gradients if sizes is None else torch._foreach_mul(gradients, sizes)
         norm = nn.utils.get_total_norm(scaled)

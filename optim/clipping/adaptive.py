@@ -56,7 +56,7 @@ class AdaptiveClipping(Clipping):
         parameters = [parameter for parameter in pool.parameters if parameter not in self.excluded]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
-            raise ValueError("agc has no units in sparse gradients: use sparse=False in the embedding")
+            raise ValueError("agc does not support sparse gradients: use sparse=False in the embedding")
         if gradients:
             factor = self.clip_factor if pool.threshold is None else pool.threshold
             limit_units(parameters, gradients, factor, self.eps)

@@ -81,10 +81,10 @@ class Clipping(ABC):
         """Take up a saved state.
 
         Raises:
-            ValueError: if it is of another clipping or of other options.
+            ValueError: if it belongs to another clipping or to other options.
         """
         if state:
-            raise ValueError(f"the saved state of the gradient clipping is not of a {type(self).__name__}")
+            raise ValueError(f"the saved state of the gradient clipping does not belong to a {type(self).__name__}")
 
 
 def pools(groups: Groups, per_group: bool = False) -> tuple[list[Pool], Pool]:
@@ -132,7 +132,7 @@ def refuse_thresholds(groups: Groups) -> None:
     for group in groups:
         if group.get("clip") not in (None, "none"):
             raise ValueError(
-                f"a parameter group has the threshold clip={group['clip']!r}, but no clipping is chosen to use it: "
+                f"a parameter group has the threshold clip={group['clip']!r}, but no clipping is chosen that uses it: "
                 "choose with --clipping NAME"
             )
 

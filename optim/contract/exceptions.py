@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 
 _OF_ITS_CLASS = "the class that is given decides which values it takes; PyTorch's take lr = inf"
 _NEEDS_CLOSURE = "it evaluates the model several times in a step, and refuses a step without closure in one line"
-_AVERAGES = "weights go on moving towards their average when a schedule has fallen to 0; a run with a schedule warns"
+_AVERAGES = "weights keep moving towards their average when a schedule has fallen to 0; a run with a schedule warns"
 _SHIFTS_ZEROS = "its first step shifts weights of exactly 0 by eps, as its author defines it"
 
 # (name of the optimizer with wildcards, name of the check): reason.

@@ -52,7 +52,7 @@ def stays_finite_on_zero_gradients(case: Case) -> None:
             for parameter in module.parameters():
                 parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-    demand(case, bool(weights(module).isfinite().all()), "zero gradients make weights that are not finite")
+    demand(case, bool(weights(module).isfinite().all()), "zero gradients give weights that are not finite")
 
 
 @check
@@ -76,7 +76,7 @@ def takes_non_contiguous_parameters(case: Case) -> None:
     for module in (plain, transposed):
         train(module, case.make(module, case.lr), 5)
     fine = torch.allclose(weights(plain), weights(transposed), rtol=1e-6, atol=1e-8)
-    demand(case, fine, "parameters that are not contiguous end elsewhere")
+    demand(case, fine, "parameters that are not contiguous give another result")
 
 
 @check
@@ -92,7 +92,7 @@ def accumulates_gradients(case: Case) -> None:
                 (functional.cross_entropy(module(x), y) / parts).backward()
             optimizer.step()
     fine = torch.allclose(weights(whole), weights(halves), rtol=1e-5, atol=1e-7)
-    demand(case, fine, "two half batches lead elsewhere than one whole batch")
+    demand(case, fine, "two half batches give another result than one whole batch")
 
 
 @check
@@ -116,4 +116,4 @@ def works_under_a_gradient_scaler(case: Case) -> None:
         scaler.step(optimizer)
         scaler.update()
         demand(case, torch.equal(before, weights(module)) is (step == 2), "a gradient scaler's steps go wrong")
-    demand(case, bool(weights(module).isfinite().all()), "mixed precision makes weights that are not finite")
+    demand(case, bool(weights(module).isfinite().all()), "mixed precision gives weights that are not finite")

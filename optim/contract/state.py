@@ -63,7 +63,7 @@ def copies_and_pickles(case: Case) -> None:
     train(module, optimizer, 3, first=3)
     for kind, (twin, copied) in zip(("deep", "pickled"), copies, strict=True):
         train(twin, copied, 3, first=3)
-        demand(case, torch.equal(weights(twin), weights(module)), f"a {kind} copy continues otherwise")
+        demand(case, torch.equal(weights(twin), weights(module)), f"a {kind} copy continues differently")
 
 
 @check

@@ -98,7 +98,7 @@ class Composite(Optimizer):
         gradients = [parameter.grad for parameter in parameters]
         if any(gradient.is_sparse for gradient in gradients):
             raise ValueError(
-                f"{group['algorithm']} has no step for sparse gradients: use sparse=False in the embedding, or "
+                f"{group['algorithm']} does not support sparse gradients: use sparse=False in the embedding, or "
                 "torch.optim.SparseAdam by --optimizer external"
             )
         states = [self.state[parameter] for parameter in parameters]
@@ -141,7 +141,7 @@ class Composite(Optimizer):
         """Take up a saved state; parameters are matched by name; types, devices and implementation stay as declared.
 
         Raises:
-            ValueError: if the state is of another model or another algorithm.
+            ValueError: if the state belongs to another model or another algorithm.
         """
         state_dict = with_own_implementation(self, matched_by_name(self, state_dict))
         declared = {parameter: self.state[parameter] for group in self.param_groups for parameter in group["params"]}
@@ -236,12 +236,12 @@ def _check_parameter(parameter: Tensor, group: dict[str, Any]) -> None:
         raise ValueError("a parameter has no shape yet: run a batch through the model before making its optimizer")
     if not parameter.is_floating_point():
         raise ValueError(
-            f"{group['algorithm']} has no step for a parameter of type {parameter.dtype}: real floating point only"
+            f"{group['algorithm']} does not support a parameter of type {parameter.dtype}: real floating point only"
         )
     if hasattr(parameter, "device_mesh"):
         raise ValueError(
-            f"{group['algorithm']} has no step for a parameter sharded over devices (DTensor): use strategy ddp, where "
-            "each rank holds all of it"
+            f"{group['algorithm']} does not support a parameter sharded over devices (DTensor): use strategy ddp, "
+            "where each rank holds all of it"
         )
     if group["rounding"] == "stochastic" and parameter.dtype == torch.float16:
         raise ValueError("rounding 'stochastic' is for bfloat16 parameters, not torch.float16: use 'kahan'")
@@ -269,17 +269,19 @@ def _generator(state: State, group: dict[str, Any], weight: Tensor) -> torch.Gen
 def _taken_up(name: str, saved: State, declared: State) -> State:
     for key in declared:
         if key not in saved:
-            raise ValueError(f"the saved optimizer state of parameter {name!r} lacks {key!r}: it is of other options")
+            raise ValueError(
+                f"the saved optimizer state of parameter {name!r} lacks {key!r}: it belongs to other options"
+            )
     taken = {}
     for key, value in saved.items():
         if key not in declared:
             raise ValueError(
-                f"the saved optimizer state of parameter {name!r} has {key!r}, which these options have not"
+                f"the saved optimizer state of parameter {name!r} has {key!r}, which these options do not use"
             )
         if value.shape != declared[key].shape:
             raise ValueError(
                 f"the saved state {key!r} of parameter {name!r} has shape {tuple(value.shape)}, expected "
-                f"{tuple(declared[key].shape)}: it is of another model"
+                f"{tuple(declared[key].shape)}: it belongs to another model"
             )
         taken[key] = value.to(declared[key], copy=True)
     return taken

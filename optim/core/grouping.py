@@ -57,7 +57,7 @@ def algorithm_groups(
         "split" and "clip" where they are set. Tensors under one set of options form one group.
 
     Raises:
-        ValueError: if nothing is trainable, a rule names an unknown algorithm or sets an option that it has not, or a
+        ValueError: if nothing is trainable, a rule names an unknown algorithm or sets an option it does not have, or a
             value is out of range.
     """
     roles = parameter_roles(module)
@@ -119,7 +119,7 @@ def torch_groups(
         for key in ("algorithm", "split"):
             if key in ruled:
                 raise ValueError(
-                    f"rule ({ruled['rules'][-1]}) sets {key}, which this optimizer has not: it is for muon, muon_sgd, "
+                    f"rule ({ruled['rules'][-1]}) sets {key}, which this optimizer does not have: only muon, muon_sgd, "
                     "muon_adamw and composite"
                 )
         for option in ruled["options"]:

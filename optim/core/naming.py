@@ -95,9 +95,9 @@ def _check_same_names(saved: list[list[str]], own: list[list[str]]) -> None:
     saved_names = {name for names in saved for name in names}
     own_names = {name for names in own for name in names}
     for missing in sorted(own_names - saved_names):
-        raise ValueError(f"the saved optimizer state has no parameter {missing!r}: it is of another model")
+        raise ValueError(f"the saved optimizer state has no parameter {missing!r}: it belongs to another model")
     for unexpected in sorted(saved_names - own_names):
-        raise ValueError(f"the saved optimizer state has a parameter {unexpected!r} that the model has not")
+        raise ValueError(f"the saved optimizer state has a parameter {unexpected!r} that the model does not have")
     places = {name: frozenset(names) for names in saved for name in names}
     for names in own:
         for name in names:
@@ -117,5 +117,5 @@ def _check_shape(name: str, shape: Any, entry: dict[str, Any]) -> None:
         ):
             raise ValueError(
                 f"the saved state {key!r} of parameter {name!r} has shape {tuple(value.shape)}, the parameter "
-                f"{tuple(shape)}: it is of another model"
+                f"{tuple(shape)}: it belongs to another model"
             )

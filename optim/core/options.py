@@ -162,7 +162,7 @@ def completed(factory: Callable[..., Any], options: Sequence[str], texts: Mappin
     texts = {**texts, **entries(own.pop("Args", ""))}
     for option in options:
         if option not in texts:
-            raise ValueError(f"option {option!r} of {factory.__name__} needs a text under Args or Attributes")
+            raise ValueError(f"option {option!r} of {factory.__name__} needs a description under Args or Attributes")
     head = own.pop("")
     arguments = "\n".join(f"    {option}: {texts[option]}" for option in options)
     parts = {"Args": arguments, **ENDINGS, **own}

@@ -75,7 +75,7 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
         One entry per trainable parameter, in the order of `module.named_parameters()`.
 
     Raises:
-        ValueError: if nothing is trainable, an override names no role that exists or fits no parameter.
+        ValueError: if nothing is trainable, an override names an unknown role or matches no parameter.
     """
     overrides = overrides or {}
     for pattern, role in overrides.items():
@@ -113,7 +113,9 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
         split = _stacked(name, parameter, owner)
         roles.append(ParameterRole(name, parameter, role, role in DECAYED, reason, type(owner).__name__, split))
     if unused:
-        raise ValueError(f"role override {sorted(unused)[0]!r} fits no trainable parameter of {type(module).__name__}")
+        raise ValueError(
+            f"role override {sorted(unused)[0]!r} matches no trainable parameter of {type(module).__name__}"
+        )
     return roles
 
 
@@ -261,7 +263,7 @@ class ParameterRule:
 
 
 def settings_by_rules(roles: Sequence[ParameterRole], rules: Sequence[ParameterRule]) -> list[dict[str, Any]]:
-    """What the rules set for each parameter; warns of each rule that fits none.
+    """What the rules set for each parameter; warns of each rule that matches none.
 
     Args:
         roles: The parameters.
@@ -274,7 +276,7 @@ def settings_by_rules(roles: Sequence[ParameterRole], rules: Sequence[ParameterR
     for rule in rules:
         fitting = [entry for role, entry in zip(roles, settings, strict=True) if rule.fits(role)]
         if not fitting:
-            warnings.warn(f"parameter rule ({rule}) fits no trainable parameter", stacklevel=2)
+            warnings.warn(f"parameter rule ({rule}) matches no trainable parameter", stacklevel=2)
         for entry in fitting:
             set_here = dict(rule.settings)
             entry["options"] = {**entry["options"], **set_here.pop("options", {})}

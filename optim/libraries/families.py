@@ -36,7 +36,7 @@ class Family:
         return [f"{self.prefix}_{name}" for name in sorted(self.names())]
 
     def find(self, name: str) -> str | None:
-        """The member that a name means, whatever its case and hyphens; None if it is none.
+        """The member that a name means, whatever its case and hyphens; None if there is none.
 
         Raises:
             ValueError: if it begins like a member and the package is not installed, or it is left out.
@@ -47,7 +47,7 @@ class Family:
         require(self.requires, f"optimizer {name!r}")
         wanted = plain.removeprefix(f"{self.prefix}_").replace("_", "")
         if wanted in self.left_out:
-            raise ValueError(f"optimizer {name!r} is not offered: {self.left_out[wanted]}")
+            raise ValueError(f"optimizer {name!r} is not supported: {self.left_out[wanted]}")
         by_key = {member.lower().replace("_", ""): member for member in self.names()}
         return f"{self.prefix}_{by_key[wanted]}" if wanted in by_key else None
 

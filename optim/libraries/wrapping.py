@@ -199,7 +199,7 @@ def _check_decay(name: str, groups: list[dict[str, Any]], values: Mapping[str, A
         return
     for group in groups:
         if group.pop("weight_decay"):
-            raise ValueError(f"a rule sets weight_decay, which {name} has not")
+            raise ValueError(f"a rule sets weight_decay, which {name} does not have")
 
 
 def _by_matrix(module: nn.Module, groups: list[dict[str, Any]], values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -290,7 +290,7 @@ def external(
         del groups[0]["weight_decay"]
     optimizer = algorithm(groups)
     if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"algorithm must make a torch.optim.Optimizer, not a {type(optimizer).__name__}")
+        raise ValueError(f"algorithm must return a torch.optim.Optimizer, not a {type(optimizer).__name__}")
     if matrix_weight_decay is not None and "weight_decay" not in optimizer.defaults:
         raise ValueError(f"{type(optimizer).__name__} has no weight_decay: leave matrix_weight_decay out")
     if not type(optimizer).__module__.startswith("torch."):

@@ -15,9 +15,9 @@ from steepest.optim.libraries.wrapping import foreign_factory
 from steepest.optim.registry import OPTIMIZERS
 
 LEFT_OUT = {
-    "adahessian": "it needs second derivatives, which a backward pass does not leave behind",
+    "adahessian": "it needs second derivatives, which a backward pass does not compute",
     "adalomo": "it updates during the backward pass and has no step",
-    "adashift": "its state holds a queue, which a checkpoint cannot give back",
+    "adashift": "its state holds a queue, which a checkpoint cannot restore",
     "adammini": "it makes its own parameter groups from the layer names of one family of models",
     "alig": "it needs the loss inside its step, evaluated where gradients are switched off",
     "bsam": "it evaluates the model three times in a step",
@@ -27,18 +27,18 @@ LEFT_OUT = {
     "lomo": "it updates during the backward pass and has no step",
     "lorarite": "it is for pairs of low-rank adapters",
     "magma": "it wraps another optimizer",
-    "scalableshampoo": "its state holds objects, which a checkpoint cannot give back",
-    "sophiah": "it needs second derivatives, which a backward pass does not leave behind",
+    "scalableshampoo": "its state holds objects, which a checkpoint cannot restore",
+    "sophiah": "it needs second derivatives, which a backward pass does not compute",
     "spectralsphere": "it takes matrices only",
 }
 
 _OWN_SIZE = "it chooses the size of its steps itself, the learning rate only takes part"
-_PAST = "past steps are weighed with their learning rates, so it goes on moving at a learning rate of 0"
+_PAST = "past steps are weighed with their learning rates, so it keeps moving at a learning rate of 0"
 UNSCHEDULABLE = {
     "a2grad": "its step does not depend on the learning rate",
-    "accsgd": "its fast average goes on moving at a learning rate of 0",
+    "accsgd": "its fast average keeps moving at a learning rate of 0",
     "adafactor": "its steps have a relative size of their own",
-    "adago": "its steps have a smallest size, eps, at any learning rate",
+    "adago": "its steps have a minimum size, eps, at any learning rate",
     "apollodqn": "it warms up by itself and overrides the learning rate meanwhile",
     "asgd": "it divides by the learning rate",
     "dadaptadagrad": _OWN_SIZE,
@@ -51,10 +51,10 @@ UNSCHEDULABLE = {
     "madgrad": _PAST,
     "nero": "it normalizes the weights at any learning rate",
     "ranger21": "it has a schedule of its own, over num_iterations",
-    "schedulefreeadamw": "it needs none: its averaging takes the place of a schedule",
-    "schedulefreeradam": "it needs none: its averaging takes the place of a schedule",
-    "schedulefreesgd": "it needs none: its averaging takes the place of a schedule",
-    "srmm": "it averages past weights, so it goes on moving at a learning rate of 0",
+    "schedulefreeadamw": "it needs none: averaging replaces the schedule",
+    "schedulefreeradam": "it needs none: averaging replaces the schedule",
+    "schedulefreesgd": "it needs none: averaging replaces the schedule",
+    "srmm": "it averages past weights, so it keeps moving at a learning rate of 0",
 }
 
 

@@ -10,9 +10,9 @@ from steepest.optim.libraries.families import Family
 from steepest.optim.libraries.wrapping import foreign_factory
 from steepest.optim.registry import OPTIMIZERS
 
-LEFT_OUT = {"adahessian": "it needs second derivatives, which a backward pass does not leave behind"}
+LEFT_OUT = {"adahessian": "it needs second derivatives, which a backward pass does not compute"}
 
-_PAST = "past steps are weighed with their learning rates, so it goes on moving at a learning rate of 0"
+_PAST = "past steps are weighed with their learning rates, so it keeps moving at a learning rate of 0"
 UNSCHEDULABLE = {
     "adafactor": "without lr its steps have a relative size of their own",
     "cadafactor": "without lr its steps have a relative size of their own",

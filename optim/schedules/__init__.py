@@ -44,7 +44,7 @@ def factors(schedule: LRScheduler, steps: int) -> list[float]:
     """Values of a schedule at steps 0 to `steps - 1`, without touching its optimizer: to draw it.
 
     Raises:
-        ValueError: if the schedule is no function of the step alone.
+        ValueError: if the schedule is not a function of the step alone.
     """
     factor = _factor(schedule)
     return [float(factor(step)) for step in range(steps)]
@@ -58,14 +58,14 @@ def factor_function(schedule: Callable[[Optimizer, int], LRScheduler], total_ste
         total_steps: Length of the run in steps, at least 1.
 
     Raises:
-        ValueError: if the schedule refuses its options or is no function of the step alone.
+        ValueError: if the schedule refuses its options or is not a function of the step alone.
     """
     return _factor(schedule(SGD([torch.zeros(1)], lr=1.0), total_steps))
 
 
 def _factor(schedule: LRScheduler) -> Callable[[int], float]:
     if not isinstance(schedule, LambdaLR):
-        raise ValueError(f"only schedules that are a LambdaLR have a factor, a {type(schedule).__name__} has not")
+        raise ValueError(f"only schedules that are a LambdaLR have a factor, a {type(schedule).__name__} does not")
     return schedule.lr_lambdas[0]
 
 

@@ -18,7 +18,7 @@ def schedule(optimizer: Optimizer, factor: Callable[..., float], total_steps: in
     """The scheduler of a factor function `factor(step, total_steps, **options)`.
 
     Raises:
-        ValueError: if `total_steps` is no whole number, at least 1.
+        ValueError: if `total_steps` is not a whole number, at least 1.
     """
     check_total_steps(total_steps)
     # A partial of a plain function is picklable and keeps nothing in the scheduler's state but the step.
@@ -26,7 +26,7 @@ def schedule(optimizer: Optimizer, factor: Callable[..., float], total_steps: in
 
 
 def check_total_steps(total_steps: int) -> None:
-    """Refuse a length of the run that is no whole number, at least 1."""
+    """Refuse a length of the run that is not a whole number, at least 1."""
     if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
         raise ValueError(f"total_steps must be a whole number, at least 1, not {total_steps!r}")
 

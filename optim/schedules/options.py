@@ -97,7 +97,7 @@ def _values(optimizer: Optimizer, option: str) -> list[float | None]:
         raise ValueError(unknown_name(f"option of {type(optimizer).__name__} to schedule", option, sorted(allowed)))
     for value in values:
         if value is not None and not _is_real(value):
-            raise ValueError(f"option {option!r} cannot be scheduled: its value {value!r} is no real number")
+            raise ValueError(f"option {option!r} cannot be scheduled: its value {value!r} is not a real number")
     if not any(values):
         raise ValueError(f"option {option!r} cannot be scheduled: it is 0 in all parameter groups")
     return values

@@ -274,7 +274,7 @@ class LimitedAdamW(Algorithm):
     options = LimitedAdamOptions
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuse options out of range and parameters that are no matrices."""
+        """Refuse options out of range and parameters that are not matrices."""
         check_adam(group)
         check_budget(group)
 
@@ -399,7 +399,7 @@ class LimitedSGD(Algorithm):
     options = LimitedMomentumOptions
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuse options out of range and parameters that are no matrices."""
+        """Refuse options out of range and parameters that are not matrices."""
         check_momentum(group)
         check_budget(group)
 

@@ -10,7 +10,7 @@ from steepest.optim.core.roles import ParameterRole
 
 # On a CPU, Gram matrices are computed in blocks of at least so many rows: smaller products run at less than full speed.
 BLOCK_ROWS = 128
-SMALLEST_SIDE = 4  # a matrix with a shorter side is no matrix to speak of: scaling by element suits it better
+SMALLEST_SIDE = 4  # scaling by element suits a matrix with a shorter side better
 
 
 def as_matrices(tensor: Tensor, split: int = 1) -> Tensor:
@@ -58,7 +58,7 @@ def gram(wide: Tensor) -> Tensor:
 
 
 def check_matrices(group: Mapping[str, Any]) -> None:
-    """Refuse a parameter group with a member that is no stack of `group["split"]` matrices.
+    """Refuse a parameter group with a member that is not a stack of `group["split"]` matrices.
 
     Raises:
         ValueError: naming the parameter's shape and what to do.
@@ -69,8 +69,8 @@ def check_matrices(group: Mapping[str, Any]) -> None:
     for parameter in group["params"]:
         if parameter.ndim < 2 or parameter.numel() == 0:
             raise ValueError(
-                f"{group['algorithm']} has no step for a parameter of shape {tuple(parameter.shape)}, which is no "
-                "matrix: put it into a group of algorithm adamw or sgd"
+                f"{group['algorithm']} does not support a parameter of shape {tuple(parameter.shape)}, which is "
+                "not a matrix: put it into a group of algorithm adamw or sgd"
             )
         if parameter.shape[0] % split:
             raise ValueError(f"split {split} does not divide the {parameter.shape[0]} rows of a parameter")

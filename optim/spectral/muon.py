@@ -80,7 +80,7 @@ class Muon(Algorithm):
     options = MuonOptions
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Refuse options out of range and parameters that are no matrices."""
+        """Refuse options out of range and parameters that are not matrices."""
         check_number("momentum", group["momentum"], high=1.0)
         check_method(group["method"], group["coefficients"], group["steps"], group["eps"])
         if group["scale"] not in get_args(Scale):
@@ -240,7 +240,7 @@ def measured(
 
 
 class FallbackOptions(Options):
-    """AdamW for what is no hidden matrix.
+    """AdamW for all that is not a hidden matrix.
 
     Attributes:
         fallback_lr_scale: AdamW's learning rate in multiples of `lr`, at least 0.

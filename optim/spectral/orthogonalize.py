@@ -190,7 +190,7 @@ def orthogonalize(
 
 def _normalized(matrices: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float16:
-        # A norm that float16 cannot hold is no reason to fail.
+        # A norm that float16 cannot hold is not a reason to fail.
         return _normalized(matrices, eps, torch.float32).to(dtype)
     copy = matrices.to(dtype, copy=True)
     return copy.div_(torch.linalg.vector_norm(copy, dim=(-2, -1), keepdim=True).clamp(min=eps))

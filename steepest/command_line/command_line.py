@@ -131,7 +131,7 @@ class CommandLine(LightningCLI):
         given = self.options.get("ckpt_path")
         if given is None:
             if not COMMANDS[self.command].starts_anew:
-                rank_zero_warn(f"no --ckpt_path: {self.command} takes the weights that the model is built with")
+                rank_zero_warn(f"no --ckpt_path: {self.command} uses the weights that the model is built with")
             return
         if given in ("last", "best"):
             given = str(newest_checkpoint(Path(self.options.runs_dir), self.options.name, given))

@@ -13,7 +13,7 @@ class Command:
 
     Attributes:
         loader: Whose batches it takes: train, val, test or predict.
-        given: Arguments of the Trainer's method that are no options.
+        given: Arguments of the Trainer's method that are not options.
         starts_anew: Whether it is usual to have no checkpoint.
         looks_back: Whether it writes into the folder of the checkpoint's run, and takes its config if none is given.
         compared: Options that must be those of the run that wrote its checkpoint.

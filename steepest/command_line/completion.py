@@ -103,7 +103,7 @@ def _check_top_level(options: Any) -> None:
         for key in INJECTED:
             if options.model.init_args.get(key) is not None:
                 raise ValueError(
-                    f"--model.{key} is no option: choose with --{key} NAME (`{key}:` at top level in YAML)"
+                    f"--model.{key} is not an option: choose with --{key} NAME (`{key}:` at top level in YAML)"
                 )
     if options.get("clipping") is not None and options.trainer.get("gradient_clip_val"):
         raise ValueError(

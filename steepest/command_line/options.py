@@ -78,7 +78,7 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         )
     if options.get("barebones"):
         raise ValueError(
-            "--trainer.barebones leaves no place for loggers and callbacks; switch off what you do without: "
+            "--trainer.barebones allows no loggers and callbacks; switch off "
             "--trainer.logger false, --trainer.enable_checkpointing false, --trainer.callbacks null"
         )
     _check_choice(

@@ -48,7 +48,7 @@ class Trainer(lightning.Trainer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         # Ranks that rank zero started leave the end of the run to it.
-        only_note_sigterm(self, is_heeded=lambda: not is_started_by_rank_zero())
+        only_note_sigterm(self, is_noted=lambda: not is_started_by_rank_zero())
         if type(self.profiler) is PassThroughProfiler:
             self.profiler = NoProfiler()
 

@@ -45,7 +45,7 @@ def run_list(words: Sequence[str]) -> None:
     """
     parser = OneLineParser(prog="steepest list", description="List what can be chosen by name.")
     parser.add_argument("kind", nargs="?", help=f"what to list: {', '.join(KINDS)}")
-    parser.add_argument("pattern", nargs="?", default="*", help="only names that fit, such as '*adam*'")
+    parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as '*adam*'")
     parser.add_argument(
         "--explain",
         metavar="NETWORK",
@@ -68,7 +68,7 @@ def run_list(words: Sequence[str]) -> None:
     rows = _rows(options.kind, options.pattern)
     if not rows:
         names = ", ".join(row[0] for row in _rows(options.kind))
-        raise ValueError(f"no {options.kind} fit {options.pattern!r}; there are: {names}")
+        raise ValueError(f"no {options.kind} match {options.pattern!r}; there are: {names}")
     if options.plot is not None:
         plot_schedules([row[0] for row in rows], Path(options.plot))
         print(f"figure: {options.plot}")
@@ -91,7 +91,7 @@ def plot_schedules(names: Sequence[str], path: Path) -> None:
         path: File to write; its suffix says the format.
 
     Raises:
-        ValueError: if the suffix is neither .png nor .svg, or a schedule is no function of the step alone.
+        ValueError: if the suffix is neither .png nor .svg, or a schedule is not a function of the step alone.
         FileNotFoundError: if there is no such folder.
     """
     if path.suffix.lower() not in SUFFIXES:
@@ -232,5 +232,5 @@ def _network(name: str) -> Any:
             f"{name} needs arguments, --explain takes networks that have defaults for all: {error}"
         ) from None
     if not isinstance(module, nn.Module):
-        raise ValueError(f"{name} makes a {type(module).__name__}, not an nn.Module")
+        raise ValueError(f"{name} returns a {type(module).__name__}, not an nn.Module")
     return module

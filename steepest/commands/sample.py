@@ -96,7 +96,7 @@ def sample(
         top_k=top_k,
         generator=torch.Generator(where).manual_seed(seed),
     )
-    skipped = 0 if prompt else 1  # the token that stands for no beginning is no text
+    skipped = 0 if prompt else 1  # the token that stands for an empty beginning is not text
     return [tokenizer.decode(row[skipped:]) for row in drawn.tolist()]
 
 
@@ -107,7 +107,7 @@ def _model(path: Path, content: dict[str, Any], config: Path | None) -> Language
     entry = entry_of(config_of(path, content) if config is None else config, "model")
     model = parser.instantiate_classes(parser.parse_object(Namespace(model=entry)))["model"]
     if not isinstance(model, LanguageModel):
-        raise ValueError(f"{config or path} is of {type(model).__name__}: only a LanguageModel writes text")
+        raise ValueError(f"{config or path} is for {type(model).__name__}: `steepest sample` needs a LanguageModel")
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
@@ -125,7 +125,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"--device {name!r} is not to be had here: {reason}") from None
+        raise ValueError(f"--device {name!r} is not available: {reason}") from None
     return device
 
 

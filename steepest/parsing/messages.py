@@ -9,7 +9,7 @@ from steepest.optim.registry import REGISTRIES, unknown_name
 REQUIRED = "the following arguments are required:"
 NO_TYPE_FITS = "Does not validate against"
 
-_LONGEST = 500  # characters of a message that fits none of the forms below
+_LONGEST = 500  # characters of a message that has none of the forms below
 _REGISTRIES = {registry.kind: registry for registry in REGISTRIES}
 _NO_REASON = ("Expected", "Not a valid", NO_TYPE_FITS, "a class path", "a dict")
 _KEY = re.compile(r'Parser key "([^"]+)"')
@@ -117,7 +117,7 @@ def _unknown_choice(key: str, name: str) -> str:
         return _REGISTRIES[kind].unknown(name)
     choices = _choices(kind)
     if key == "option_schedules":
-        return f"--{key}: {name!r} must stand behind `schedule`, as in '{{weight_decay: {{schedule: {name}}}}}'"
+        return f"--{key}: {name!r} must be given under `schedule`, as in '{{weight_decay: {{schedule: {name}}}}}'"
     if not choices:
         return f"--{key}: {name!r} is not an import path, such as package.module.Class"
     return f"{unknown_name(kind.removesuffix('s'), name, choices)[:-1]}, or an import path."

@@ -20,7 +20,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no YAML or does not hold options by name.
+        ValueError: if it is not YAML or does not hold options by name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--config: there is no file {path}")
@@ -35,7 +35,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def yaml_problem(path: Path, error: Exception) -> str:
-    """Where and why a file is no YAML."""
+    """Where and why a file is not YAML."""
     mark = getattr(error, "problem_mark", None)
     place = f", line {mark.line + 1}" if mark is not None else ""
     return f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}"

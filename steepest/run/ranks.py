@@ -138,7 +138,7 @@ class RankLauncher(ScriptLauncher):
             if self.ending.wait(0.2):
                 return
         # With gloo rank zero notices at once, with NCCL it may wait for the dead rank until a timeout of many minutes.
-        # A rank that was terminated is no reason to hurry: most often rank zero was too, and is ending in order.
+        # A rank that was terminated is not a reason to hurry: most often rank zero was too, and is ending in order.
         death = self._death() or DeadRankError("another rank died")
         if self.ending.wait(FAREWELL if is_termination(death) else GRACE):
             return

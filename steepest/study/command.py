@@ -84,7 +84,7 @@ def _run(study: Study, folder: Path, options: RunOptions, report: bool) -> None:
     if missing:
         lacking = count_of(missing, "tuning trial")
         print(
-            f"this share is done; {lacking} of other shares are missing: the same command goes on when they are there"
+            f"this share is done; {lacking} of other shares are missing: run the same command again when they are there"
         )
         return
     _print_counts(results)
@@ -134,9 +134,9 @@ def _shown(path: Path) -> str:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="steepest study",
-        description="Answer a question by many runs: tuned with equal budgets, repeated on fresh seeds, compared with "
-        "intervals and tests. Every trial is a run of `steepest fit` with a folder of its own; an interrupted study "
-        "goes on where it stopped, and a changed study file only adds what is missing.",
+        description="Answer a question with many runs, tuned with equal budgets, repeated on fresh seeds, compared "
+        "with intervals and tests. Every trial is a run of `steepest fit` with a folder of its own; an interrupted "
+        "study continues where it stopped, and a changed study file only adds what is missing.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -255,7 +255,7 @@ def _print_estimate(
     jobs = options.jobs or default_jobs(trials, gpus_for(trials))
     text = f"{left} of {len(mine) + -(-waiting // options.shard.count)} trials still to do, {jobs} at a time"
     if options.backend == "ray" and options.jobs is None:
-        text += " if the cluster has the room of this machine"
+        text += " if the cluster has as much room as this machine"
     measured = [result.seconds for result in results if result.status == "finished"]
     seconds = sum(measured) / len(measured) if measured else study.seconds
     if left and seconds is not None:

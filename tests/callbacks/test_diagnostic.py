@@ -106,7 +106,7 @@ def test_failures_warn_once_and_leave_a_gap(tmp_path) -> None:
     with warnings_of("Failing") as messages:
         trainer = fit(tmp_path, Classifier(), Failing(every_n_steps=1))
     assert messages == [
-        "Failing: a measurement at step 1 failed and is left out, training goes on (ArithmeticError: step 1)"
+        "Failing: a measurement at step 1 failed and is left out, training continues (ArithmeticError: step 1)"
     ]
     assert trainer.global_step == 6
     assert "diagnostics/failing_seconds" not in events(trainer)

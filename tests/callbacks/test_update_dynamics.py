@@ -251,7 +251,7 @@ def test_a_failure_around_the_step_is_a_gap_and_training_goes_on(tmp_path) -> No
     with warnings_of("Failing") as messages:
         fit(tmp_path, module, callback)
     assert messages == [
-        "Failing: a measurement at step 3 failed and is left out, training goes on (MemoryError: no room for a copy)"
+        "Failing: a measurement at step 3 failed and is left out, training continues (MemoryError: no room for a copy)"
     ]
     assert callback.history.steps == [1, 2, 4, 5, 6]
     assert all(torch.equal(one, other) for one, other in zip(plain.weights, module.weights, strict=True))

@@ -22,8 +22,8 @@ class Pair(nn.Module):
         (nn.Conv2d(1, 4, 3), r"Conv2d does not take the data's images of shape \(3, 32, 32\): Given groups=1"),
         (ViT((3, 16, 16)), "images must have 16x16 pixels, as the network was made for, not 32x32"),
         (SimpleMLP((3, 32, 32), 4), "SimpleMLP gives 4 scores, but the data has 10 classes"),
-        (nn.Conv2d(3, 4, 3), r"Conv2d must make scores of shape \(batch, classes\) from images, not of shape \(1, 4"),
-        (Pair(), r"Pair must make scores of shape \(batch, classes\) from images, not of type tuple"),
+        (nn.Conv2d(3, 4, 3), r"Conv2d must return scores of shape \(batch, classes\) from images, not of shape \(1, 4"),
+        (Pair(), r"Pair must return scores of shape \(batch, classes\) from images, not of type tuple"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(network: nn.Module, message: str) -> None:

@@ -186,17 +186,17 @@ def test_ranks_are_started(monkeypatch):
     assert len(launcher.procs) == 2, "Lightning's launcher keeps its processes elsewhere: see compat.ScriptLauncher"
 
 
-@pytest.mark.parametrize("heeded", [True, False])
-def test_sigterm_is_only_noted(monkeypatch, heeded):
+@pytest.mark.parametrize("noted", [True, False])
+def test_sigterm_is_only_noted(monkeypatch, noted):
     trainer = Trainer(devices=1, **SMALL)
-    compat.only_note_sigterm(trainer, is_heeded=lambda: heeded)
+    compat.only_note_sigterm(trainer, is_noted=lambda: noted)
     told = SimpleNamespace(kill=lambda _: pytest.fail("the signal was handed on"))
     monkeypatch.setattr(trainer.strategy, "_launcher", told)
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers()
     try:
         signal.raise_signal(signal.SIGTERM)
-        assert trainer.received_sigterm is heeded, "the Trainer notes SIGTERM elsewhere: see compat.only_note_sigterm"
+        assert trainer.received_sigterm is noted, "the Trainer notes SIGTERM elsewhere: see compat.only_note_sigterm"
     finally:
         connector.teardown()
 

@@ -60,7 +60,7 @@ class Reference(Optimizer, ABC):
         self.check(group)
         for weight in group["params"]:
             if weight.is_complex():
-                raise ValueError(f"{type(self).__name__} has no step for complex parameters (type {weight.dtype})")
+                raise ValueError(f"{type(self).__name__} does not support complex parameters (type {weight.dtype})")
             self.state[weight] = self.initial_state(weight.detach(), group)
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Reference(Optimizer, ABC):
         """Take up a saved state, by parameter name where names were saved.
 
         Raises:
-            ValueError: if the state is of another optimizer or another model.
+            ValueError: if the state belongs to another optimizer or another model.
         """
         state_dict = matched_by_name(self, deepcopy(state_dict))  # two optimizers must not share a tensor
         weights = [weight for group in self.param_groups for weight in group["params"]]
@@ -88,7 +88,8 @@ class Reference(Optimizer, ABC):
             saved, own = shapes(state_dict["state"].get(index, {})), shapes(self.state[weight])
             if saved != own:
                 raise ValueError(
-                    f"the saved state of parameter {index} is {saved}, not {own}: it is of another optimizer or model"
+                    f"the saved state of parameter {index} is {saved}, not {own}: it belongs to "
+                    "another optimizer or model"
                 )
         super().load_state_dict(state_dict)
 
@@ -100,7 +101,7 @@ def dense(gradient: Tensor, optimizer: Optimizer) -> Tensor:
         ValueError: if it is.
     """
     if gradient.is_sparse:
-        raise ValueError(f"{type(optimizer).__name__} has no step for sparse gradients: use sparse=False")
+        raise ValueError(f"{type(optimizer).__name__} does not support sparse gradients: use sparse=False")
     return gradient
 
 

@@ -58,7 +58,7 @@ class LBFGS(Reference):
             raise ValueError("LBFGS takes one parameter group, without weight decay")
 
     def initial_state(self, weight: Tensor, group: dict[str, Any]) -> State:
-        """Pairs, the newest last; a pair of zeros is none."""
+        """Pairs, the newest last; a pair of zeros does not count."""
         room = (group["history_size"], *weight.shape)
         return {"steps": weight.new_zeros(room), "changes": weight.new_zeros(room)}
 

@@ -122,7 +122,7 @@ def _zoom(
 
 
 def _between(low: Point, high: Point) -> float:
-    """Minimum of the cubic through losses and slopes of two points, or the middle if that is near an end or nowhere."""
+    """Minimum of the cubic through losses and slopes of two points, or the middle if it is near an end or missing."""
     width = high.step - low.step
     a = low.slope + high.slope - 3 * (high.loss - low.loss) / width
     square = a * a - low.slope * high.slope

@@ -1,4 +1,4 @@
-"""No solver: the budget is not heeded."""
+"""No solver: the budget is ignored."""
 
 from torch import Tensor
 

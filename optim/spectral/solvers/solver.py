@@ -65,7 +65,7 @@ class Solver(ABC):
             gradient: Descent gradients G, shape (batch, m, n), float32 or float64. A matrix with a number that is not
                 finite gets an update of NaN.
             weight: The weights W, of the same shape and type; they matter for tangency only.
-            lr: Learning rate, at least 0; infinite for the linear limit, which `none` has not.
+            lr: Learning rate, at least 0; infinite for the linear limit, which `none` does not have.
             budget: Largest spectral norm of an update, at least 0; infinite for no limit, unless `lr` is.
             tangent: Keep the updates tangent to the Stiefel manifold at W (at W^T, for wide W).
             tolerance: Relative duality gap at which an iterative solver stops, above 0; None for 1e-4 in float32 and
@@ -191,7 +191,7 @@ def _check(
     if not budget >= 0:
         raise ValueError(f"the spectral budget must be a number of at least 0, not {budget!r}")
     if math.isinf(lr) and (math.isinf(budget) or solver.name == "none"):
-        raise ValueError("an infinite lr needs a finite spectral budget and an inner solver that heeds it")
+        raise ValueError("an infinite lr needs a finite spectral budget and an inner solver that enforces it")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be a number above 0, not {tolerance!r}")
     if max_iterations is not None and not (isinstance(max_iterations, int) and max_iterations >= 0):

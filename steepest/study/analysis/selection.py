@@ -47,7 +47,7 @@ def of_stage(results: Iterable[TrialResult], stage: str) -> list[TrialResult]:
     """
     found = [result for result in results if result.stage == stage]
     if not found:
-        raise NothingToDraw(f"No {stage} trial is there yet.")
+        raise NothingToDraw(f"There are no {stage} trials yet.")
     return found
 
 
@@ -90,7 +90,7 @@ def by_task(study: Study, results: Iterable[TrialResult]) -> dict[str, list[Tria
 
 
 def compared(study: Study) -> list[str]:
-    """Names of the axes that are no workloads."""
+    """Names of the axes that are not workloads."""
     return others(study, *study.workloads)
 
 

@@ -16,7 +16,7 @@ Group = Sequence[float] | Mapping[int, float]
 # Names in sentences.
 INTERVALS = {"t": "Student's", "bootstrap": "bootstrap"}
 TESTS = {"welch": "Welch's t-test", "paired": "paired t-test", "mann_whitney": "Mann-Whitney test"}
-WITHOUT_SCATTER = "not testable: no scatter over seeds to weigh the difference by"
+WITHOUT_SCATTER = "not testable: results do not vary over seeds"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Winner:
         mean: Its mean.
         indistinguishable: Groups whose difference from it is not significant, best first.
         untestable: Groups with too few finished runs to be tested against it, best first; those without any run last.
-        constant: Groups that no test can tell from it since neither scatters, best first.
+        constant: Groups that no test can compare with it, since neither varies over seeds, best first.
         diverged: Groups all of whose runs diverged.
         unreliable: Groups whose finished runs have a better mean, but in which others diverged.
         level: Adjusted p-value below which a difference is significant.
@@ -171,7 +171,7 @@ def compare_pairs(groups: Mapping[str, Group], test: Test = "welch", confidence:
             by the seed of each run.
         test: "welch": t-test that lets groups scatter differently. "mann_whitney": its p-value is of ranks, free of
             assumptions on the distribution (with five runs each it is at best 0.008); the interval is Welch's.
-            "paired": t-test of the differences; a seed counts where both runs finished. Groups that are no mappings
+            "paired": t-test of the differences; a seed counts where both runs finished. Groups that are not mappings
             are in the order of the same seeds.
         confidence: Coverage of the intervals, between 0 and 1; one pair's, not adjusted.
 
@@ -200,7 +200,7 @@ def compare_pairs(groups: Mapping[str, Group], test: Test = "welch", confidence:
 def best(
     groups: Mapping[str, Group], mode: Literal["max", "min"], test: Test = "welch", level: float = 0.05
 ) -> Winner | None:
-    """The best group, and those that the runs cannot tell from it.
+    """The best group, and those that the runs cannot distinguish from it.
 
     Args:
         groups: As in `compare_pairs`.
@@ -319,7 +319,7 @@ def _compare(
     if _without_scatter(x, y, test):
         if is_constant([difference, 0.0], size=float(numpy.max(numpy.abs([*x, *y])))):
             return Comparison(first, second, counts, difference, difference, difference, 0.0, 1.0, math.nan)
-        # Few runs of a coarse metric tie by chance, so that this is no certainty; how probable a tie is, nobody knows.
+        # Few runs of a coarse metric tie by chance, so this is not certain; how probable a tie is, nobody knows.
         none = math.nan
         return Comparison(first, second, counts, difference, none, none, none, none, none, WITHOUT_SCATTER)
     effect = hedges_g(x, y)
@@ -345,7 +345,7 @@ def _too_few(first: str, second: str, counts: tuple[int, int], test: Test) -> st
 
 
 def _without_scatter(x: numpy.ndarray, y: numpy.ndarray, test: Test) -> bool:
-    """Whether nothing scatters, so that there is no measure for the difference: no t-test exists there."""
+    """Whether nothing varies over seeds, so that no t-test exists."""
     if test == "paired":
         return is_constant(x - y, size=float(numpy.max(numpy.abs([x, y]))))
     return is_constant(x) and is_constant(y)

@@ -125,6 +125,6 @@ def _wanted(study: Study, entry: Mapping[str, Any]) -> dict[str, list[str]]:
         for label in wanted[name]:
             if label not in known:
                 raise ValueError(
-                    f"{study.path}: `only` of a figure names {label!r}, which is none of {', '.join(known)}"
+                    f"{study.path}: `only` of a figure names {label!r}, which is not one of {', '.join(known)}"
                 )
     return wanted

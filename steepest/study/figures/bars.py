@@ -38,7 +38,7 @@ def bars(
         results: What came out.
         folder: Of the study.
         metric: The study's own by default, or any final scalar, or a difference "a - b" of two.
-        by: Axis that colors stand for; by default the first that is no workload.
+        by: Axis that colors stand for; by default the first that is not a workload.
         mode: Whether the largest ("max") or the smallest ("min") value is best; as the study's metric by default.
     """
     metric = metric or study.metric.name
@@ -130,7 +130,7 @@ def _draw(
 
 
 def _rank(sign: float, summary: Summary) -> tuple[bool, float]:
-    # What diverges for some seeds is no rival of what never does, however good the other seeds are.
+    # What diverges for some seeds does not rival what never does, however good the other seeds are.
     return summary.diverged > 0, sign * summary.mean if summary.count else math.inf
 
 

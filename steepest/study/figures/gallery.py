@@ -54,7 +54,7 @@ def check_file(study: Study, file: str) -> None:
     """Check the name of the image.
 
     Raises:
-        ValueError: if it is no PNG or GIF.
+        ValueError: if it is not a PNG or GIF.
     """
     if Path(file).suffix not in SUFFIXES:
         raise ValueError(f"{study.path}: file of a figure of gallery must end in {' or '.join(SUFFIXES)}, got {file!r}")

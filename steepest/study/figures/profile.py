@@ -65,10 +65,10 @@ def profile(
         Drawing(
             title="Performance profile",
             caption=f"Share of the {what} on which the {name} to the target {'are' if clock == 'step' else 'is'} at "
-            "most so many times the fastest's. A miss never counts, nor what takes more than "
-            f"{LARGEST_RATIO:g} times as long. "
+            "most so many times the fastest's. Runs that miss the target, or take more than "
+            f"{LARGEST_RATIO:g} times as long, do not count. "
             + ("What diverged at every point of its tuning has missed. " if never else "")
-            + "The legend tells the area below the line: 1 is always fastest.",
+            + "The legend gives the area below the line: 1 is always fastest.",
             alternative=f"Performance profile. Scores: {'; '.join(texts.values())}.",
             figure=figure,
         )

@@ -24,7 +24,7 @@ def targets(study: Study, results: Sequence[TrialResult], folder: Path, by: str 
         study: What was asked; its metric needs a target.
         results: What came out.
         folder: Of the study.
-        by: Axis that colors stand for; by default the first that is no workload.
+        by: Axis that colors stand for; by default the first that is not a workload.
     """
     metric = study.metric
     if metric.target is None:

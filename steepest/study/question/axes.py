@@ -132,7 +132,7 @@ def cell_name(study: Study, names: Sequence[str], labels: Sequence[str]) -> str:
 
 
 def number(label: Any) -> float | None:
-    """A label or option as a finite number; None if it is none."""
+    """A label or option as a finite number; None if it is not one."""
     if isinstance(label, bool):
         return None
     try:

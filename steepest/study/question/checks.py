@@ -32,7 +32,7 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
     """Seeds: a number n for 0 to n-1, or a list.
 
     Raises:
-        ValueError: if there is none, one is there twice, or one is no whole number from 0.
+        ValueError: if there is none, one is there twice, or one is not a whole number from 0.
     """
     seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
     if (
@@ -71,7 +71,7 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no YAML, or a mapping in it names a key twice.
+        ValueError: if it is not YAML, or a mapping in it names a key twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

@@ -210,7 +210,7 @@ def _typed(labels: Sequence[str | None]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value for a cell: NaN is no value, and lists are text."""
+    """A value for a cell: NaN is not a value, and lists are text."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     return value if isinstance(value, str | int | None) else json.dumps(value)

@@ -46,7 +46,7 @@ def write_report(folder: Path) -> Path:
         The page's path.
 
     Raises:
-        FileNotFoundError: if the folder is none of a study.
+        FileNotFoundError: if the folder is not that of a study.
         ValueError: if a file in it was changed and cannot be read.
     """
     study = load_stored(folder)

@@ -92,9 +92,9 @@ def _others(winner: Winner, count: int, whole: bool, never: Sequence[str]) -> st
         parts.append(f"{_named(winner.indistinguishable)} {verb} not distinguishable from it")
     if winner.untestable:
         verb = "has" if len(winner.untestable) == 1 else "have"
-        parts.append(f"{_named(winner.untestable)} {verb} too few finished runs to be told from it")
+        parts.append(f"{_named(winner.untestable)} {verb} too few finished runs to be compared with it")
     if winner.constant:
-        parts.append(f"{_named(winner.constant)} cannot be tested against it, since nothing scatters over seeds")
+        parts.append(f"{_named(winner.constant)} cannot be tested against it, since results do not vary over seeds")
     if winner.diverged:
         verbs = "diverged and has" if len(winner.diverged) == 1 else "diverged and have"
         parts.append(f"{_named(winner.diverged)} {verbs} no finished run")

@@ -38,11 +38,11 @@ def load_stored(folder: Path) -> Study:
     """The study that a folder belongs to.
 
     Raises:
-        FileNotFoundError: if the folder is none of a study.
+        FileNotFoundError: if the folder is not that of a study.
     """
     path = folder / STUDY_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no folder of a study: there is no {STUDY_FILE} in it")
+        raise FileNotFoundError(f"{folder} is not the folder of a study: there is no {STUDY_FILE} in it")
     study = load_study(path, stored=True)
     return replace(study, name=folder.resolve().parent.name)
 

@@ -156,5 +156,5 @@ def _reason(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    hint = "; a process killed by SIGKILL often lacked memory" if -code == signal.SIGKILL else ""
+    hint = "; a process killed by SIGKILL has often run out of memory" if -code == signal.SIGKILL else ""
     return f"its process died of {name}{hint}"

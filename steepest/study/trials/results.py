@@ -103,7 +103,7 @@ def read_result(folder: Path, key: str) -> TrialResult | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no result of a trial; delete it, and the trial runs again") from error
+        raise ValueError(f"{path} is not the result of a trial; delete it, and the trial runs again") from error
 
 
 def load_results(folder: Path) -> list[TrialResult]:

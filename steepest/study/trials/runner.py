@@ -28,7 +28,7 @@ POLL = 1.0  # seconds between two looks at trials that others are running
 
 
 class Progress:
-    """Prints as trials end; where the output is no terminal there are lines only.
+    """Prints as trials end; where the output is not a terminal there are lines only.
 
     Args:
         label: Name of the metric in the lines.

@@ -124,7 +124,7 @@ class RunOptions:
         retry: Whether failed trials are run again.
 
     Raises:
-        ValueError: if one of them is out of range or fits no other.
+        ValueError: if one of them is out of range or does not go with another.
     """
 
     jobs: int | None = None
@@ -243,7 +243,7 @@ class RayBackend:
         gpus: GPUs of each, where the cluster has any.
 
     Raises:
-        ValueError: if Ray is not installed, or the address is none.
+        ValueError: if Ray is not installed, or the address is not one.
         OSError: if there is no cluster at the address.
     """
 

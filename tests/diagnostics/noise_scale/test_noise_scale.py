@@ -184,7 +184,7 @@ def test_undefined_is_said() -> None:
     for square, trace, missing in ((-1.0, 0.5, "the gradient behind its noise"), (1.0, -0.5, "the noise")):
         lost = NoiseScaleAverage()
         lost.add(NoiseSample(square, trace, 0.5, 8, 2))
-        assert lost.result().verdict == f"undefined: {missing} cannot be seen yet (effective count 1.0)"
+        assert lost.result().verdict == f"undefined: {missing} cannot be estimated yet (effective count 1.0)"
     assert NoiseScaleAverage().result().effective_count == 0.0
 
 

@@ -113,9 +113,9 @@ def test_sparse_gradients_and_complex_parameters_are_refused() -> None:
         loss.backward()
         return loss
 
-    with pytest.raises(ValueError, match=r"\Albfgs has no step for sparse gradients: use sparse=False[^\n]*\Z"):
+    with pytest.raises(ValueError, match=r"\Albfgs does not support sparse gradients: use sparse=False[^\n]*\Z"):
         lbfgs(table).step(closure)
-    with pytest.raises(ValueError, match=r"\Albfgs has no step for complex parameters\Z"):
+    with pytest.raises(ValueError, match=r"\Albfgs does not support complex parameters\Z"):
         lbfgs(nn.Linear(2, 2, dtype=torch.complex64))
 
 

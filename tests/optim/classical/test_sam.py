@@ -219,5 +219,5 @@ def test_bad_input_is_refused_in_one_line() -> None:
         sam(network()).step()
     table = nn.Embedding(4, 2, sparse=True)
     optimizer = sam(table, base=sgd)
-    with pytest.raises(ValueError, match=r"\Asam has no step for sparse gradients: use sparse=False[^\n]*\Z"):
+    with pytest.raises(ValueError, match=r"\Asam does not support sparse gradients: use sparse=False[^\n]*\Z"):
         optimizer.step(lambda: table(torch.tensor([1])).sum().backward())

@@ -290,7 +290,7 @@ def test_sparse_gradients_are_clipped_like_dense_ones(name: str) -> None:
 def test_agc_refuses_sparse_gradients() -> None:
     table = nn.Embedding(6, 3, sparse=True)
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="agc has no units in sparse gradients"):
+    with pytest.raises(ValueError, match="agc does not support sparse gradients"):
         agc(table).clip([group([table.weight])])
 
 

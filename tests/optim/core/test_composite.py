@@ -174,7 +174,7 @@ def test_sparse_gradients_are_refused_in_one_line() -> None:
     table = nn.Embedding(5, 2, sparse=True)
     optimizer = Composite([{"params": table.parameters(), "algorithm": HeavyBall.name, "lr": 0.1}])
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="has no step for sparse gradients: use sparse=False"):
+    with pytest.raises(ValueError, match="does not support sparse gradients: use sparse=False"):
         optimizer.step()
 
 

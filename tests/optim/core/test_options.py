@@ -125,7 +125,7 @@ def test_one_name_twice_and_an_option_without_help_are_refused() -> None:
 
     with pytest.raises(ValueError, match="duplicate parameter name: 'first'"):
         flat(twice)
-    with pytest.raises(ValueError, match=r"\Aoption 'third' of silent needs a text under Args or Attributes\Z"):
+    with pytest.raises(ValueError, match=r"\Aoption 'third' of silent needs a description under Args or Attributes\Z"):
         flat(silent)
 
 

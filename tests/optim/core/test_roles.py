@@ -195,7 +195,7 @@ def test_overrides_win_and_the_last_one_most() -> None:
 
 def test_bad_input_is_refused() -> None:
     network = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"\Arole override 'wieght' fits no trainable parameter of Linear\Z"):
+    with pytest.raises(ValueError, match=r"\Arole override 'wieght' matches no trainable parameter of Linear\Z"):
         parameter_roles(network, {"wieght": "matrix"})
     with pytest.raises(
         ValueError, match=r"\Arole 'body' of 'weight' is unknown; allowed: matrix, input, embedding, head, norm"

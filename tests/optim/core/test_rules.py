@@ -52,7 +52,7 @@ def test_every_parameter_is_in_one_group_and_tied_weights_only_once() -> None:
 
 
 def test_a_rule_that_fits_nothing_warns() -> None:
-    with pytest.warns(UserWarning, match=r"\Aparameter rule \(name 'hed\*'\) fits no trainable parameter\Z"):
+    with pytest.warns(UserWarning, match=r"\Aparameter rule \(name 'hed\*'\) matches no trainable parameter\Z"):
         OPTIMIZERS.create("sgd", network(), rules=[ParameterRule(name="hed*", lr_scale=0.1)])
 
 

@@ -47,7 +47,7 @@ def test_the_command_line_takes_any_optimizer_by_import_path() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\Aalgorithm must make a torch.optim.Optimizer, not a list\Z"):
+    with pytest.raises(ValueError, match=r"\Aalgorithm must return a torch.optim.Optimizer, not a list\Z"):
         external(network(), cast(Any, list))
     with pytest.raises(ValueError, match=r"\ALBFGS has no weight_decay: leave matrix_weight_decay out\Z"):
         external(nn.Linear(2, 2, bias=False), torch.optim.LBFGS, matrix_weight_decay=0.1)

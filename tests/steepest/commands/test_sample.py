@@ -71,7 +71,7 @@ WRONG = [
     (["--ckpt_path", CHECKPOINT, "--config", "other.yaml"], "do not fit the model of the config"),
     (
         ["--ckpt_path", CHECKPOINT, "--config", "images.yaml"],
-        "images.yaml is of ImageClassifier: only a LanguageModel writes text",
+        "images.yaml is for ImageClassifier: `steepest sample` needs a LanguageModel",
     ),
     (["--ckpt_path", "no_tokens.ckpt", "--config", "tiny.yaml"], "does not say what its tokens are"),
 ]

@@ -55,7 +55,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(steepest, tmp_path) -> No
     assert len([line for line in outcome.out.splitlines() if "steepest fit" in line]) == 2
     assert "7 of 7 trials still to do" in outcome.out
     outcome = steepest("study", "run", "question.yaml", "--dry_run", "--backend", "ray")
-    assert re.search(r"to do, \d+ at a time if the cluster has the room of this machine: about", outcome.out)
+    assert re.search(r"to do, \d+ at a time if the cluster has as much room as this machine: about", outcome.out)
 
 
 def test_without_tuning_every_command_can_be_shown(steepest, tmp_path) -> None:
@@ -83,7 +83,7 @@ def test_without_tuning_every_command_can_be_shown(steepest, tmp_path) -> None:
         (["run", "question.yaml", "--report", "maybe"], BAD_INPUT, "must be true or false, got 'maybe'"),
         (["run"], BAD_INPUT, "required: STUDY"),
         (["resume", "nowhere"], BAD_INPUT, "nowhere is no folder of a study"),
-        (["resume", "."], BAD_INPUT, "is no folder of a study: there is no study.yaml in it"),
+        (["resume", "."], BAD_INPUT, "is not the folder of a study: there is no study.yaml in it"),
         (["report", "nowhere"], BAD_INPUT, "nowhere is no folder of a study"),
         (["run", "question.yaml", "--bogus"], BAD_INPUT, "unrecognized arguments: --bogus"),
         (["rum"], BAD_INPUT, "invalid choice: 'rum'"),

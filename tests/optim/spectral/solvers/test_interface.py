@@ -185,5 +185,5 @@ def test_bad_arguments_are_refused(change, message):
 
 
 def test_no_solver_without_a_limit_in_the_linear_limit():
-    with pytest.raises(ValueError, match="an inner solver that heeds it"):
+    with pytest.raises(ValueError, match="an inner solver that enforces it"):
         SOLVERS["none"].solve(torch.ones(1, 3, 2), torch.ones(1, 3, 2), math.inf, 0.1)

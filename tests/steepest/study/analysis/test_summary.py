@@ -186,7 +186,7 @@ def test_printed_summary(study) -> None:
     assert "* the best value is the lowest or highest tried" in text
     assert text.splitlines()[-3:] == [
         "best: SGD, width 8 (88.67 %)",
-        "  too few runs to tell from it: [Adam], width 8",
+        "  too few runs to compare with it: [Adam], width 8",
         "  better where it finished, but it diverged too: [Adam], width 8",
     ]
 
@@ -220,8 +220,8 @@ def test_printed_remarks_name_what_diverged_and_what_does_not_scatter(study) -> 
     ]
     assert printed(plain, results).splitlines()[-4:] == [
         "best: SGD, width 8 (90.00 %)",
-        "  too few runs to tell from it: [Adam], width 16",
-        "  not to be tested against it, since nothing scatters over seeds: [Adam], width 8",
+        "  too few runs to compare with it: [Adam], width 16",
+        "  cannot be tested against it, since results do not vary over seeds: [Adam], width 8",
         "  diverged, none finished: SGD, width 16",
     ]
 

@@ -186,7 +186,7 @@ NAN = math.nan
         (
             {"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.51]},
             "Best is SGD with a final validation accuracy of 90.00 % (95 % interval 90.00 % to 90.00 %, 2 seeds); "
-            "Adam cannot be tested against it, since nothing scatters over seeds; 1 is distinguishably worse.",
+            "Adam cannot be tested against it, since results do not vary over seeds; 1 is distinguishably worse.",
         ),
         ({"SGD": [0.9, 0.9], "Adam": [], "Muon": []}, None),
         (
@@ -217,7 +217,7 @@ def test_pairs_without_scatter_are_not_tested():
     study, rows = rows_of({"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.6]})
     table = comparisons(study, rows)
     assert table is not None
-    reason = "not testable: no scatter over seeds to weigh the difference by"
+    reason = "not testable: results do not vary over seeds"
     assert table.rows[0] == ("SGD", "Adam", "+10.00", *4 * ("–",), reason)
     only_constant = rows_of({"SGD": [0.9, 0.9], "Adam": [0.8, 0.8], "Muon": [0.5, 0.5]})
     assert comparisons(*only_constant) is None
