@@ -1,6 +1,5 @@
 """What may be expected of every optimizer, as checks that any optimizer can be put to.
 
-    from functools import partial
     from steepest.optim.contract import CHECKS, Case, with_found_rate
 
     case = Case("mine", make=lambda module, lr: MyOptimizer(module.parameters(), lr=lr), lr=0.01)
@@ -8,8 +7,8 @@
     for name, check in CHECKS.items():
         check(case)             # ContractError in one line, or nothing
 
-Each check builds small models of its own and needs no data. Where an algorithm cannot satisfy one by its nature, the
-exception stands in `EXCEPTIONS` with the reason.
+Each check builds small models of its own and needs no data. Where an algorithm cannot satisfy one by its nature,
+`exception(case, name)` gives the reason.
 """
 
 from steepest.optim.contract import gradients, learning, state

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 Check = Callable[["Case"], None]
 CHECKS: dict[str, Check] = {}
+WITHOUT_CLOSURE: set[str] = set()  # names of the checks that call step() alone
 
 
 class ContractError(AssertionError):
@@ -38,6 +39,12 @@ def check(function: Check) -> Check:
     """Add a check under its name."""
     CHECKS[function.__name__] = function
     return function
+
+
+def without_closure(function: Check) -> Check:
+    """Add a check that calls step() alone, which an optimizer that needs a closure refuses."""
+    WITHOUT_CLOSURE.add(function.__name__)
+    return check(function)
 
 
 def demand(case: Case, holds: bool, complaint: str) -> None:

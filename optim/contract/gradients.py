@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from steepest.optim.contract.case import Case, check, demand
+from steepest.optim.contract.case import Case, check, demand, without_closure
 from steepest.optim.contract.models import backward, data, network, train, weights
 
 
-@check
+@without_closure
 def leaves_gradients_alone(case: Case) -> None:
     """A step neither changes nor replaces nor drops a gradient."""
     module = network()
@@ -25,7 +25,7 @@ def leaves_gradients_alone(case: Case) -> None:
             demand(case, gradient is not None and torch.equal(gradient, value), "a step changes gradients")
 
 
-@check
+@without_closure
 def passes_over_missing_gradients(case: Case) -> None:
     """A parameter without gradient stays where it is, the others move."""
     module = network()
@@ -41,7 +41,7 @@ def passes_over_missing_gradients(case: Case) -> None:
     demand(case, not torch.equal(module.head.weight, start.head.weight), "nothing moves when a gradient is missing")
 
 
-@check
+@without_closure
 def stays_finite_on_zero_gradients(case: Case) -> None:
     """Zero gradients, at the first step and later, leave the weights finite."""
     module = network()
@@ -79,7 +79,7 @@ def takes_non_contiguous_parameters(case: Case) -> None:
     demand(case, fine, "parameters that are not contiguous give another result")
 
 
-@check
+@without_closure
 def accumulates_gradients(case: Case) -> None:
     """Two half batches before a step equal one whole batch."""
     whole, halves = network(torch.float64), network(torch.float64)
@@ -95,7 +95,7 @@ def accumulates_gradients(case: Case) -> None:
     demand(case, fine, "two half batches give another result than one whole batch")
 
 
-@check
+@without_closure
 def works_under_a_gradient_scaler(case: Case) -> None:
     """A scaled loss is unscaled and clipped before the step; a step with infinite gradients is left out."""
     module = network()

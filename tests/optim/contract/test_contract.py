@@ -22,7 +22,7 @@ def test_every_registered_optimizer_is_under_contract() -> None:
 @pytest.mark.parametrize("check", CHECKS)
 @battery
 def test_contract(entry: Entry, check: str) -> None:
-    if exception(entry.name, check) is None:
+    if exception(entry.case, check) is None:
         CHECKS[check](entry.case)
     else:  # an exception that holds no longer must not stay in the table
         with pytest.raises((ContractError, ValueError), match=r"\A[^\n]+\Z"):
@@ -32,7 +32,7 @@ def test_contract(entry: Entry, check: str) -> None:
 def test_every_exception_is_about_something_there_is_and_says_why() -> None:
     for (pattern, check), reason in EXCEPTIONS.items():
         assert check in CHECKS
-        assert any(exception(name, check) == reason for name in OPTIMIZERS.names()), pattern
+        assert any(exception(entry.case, check) == reason for entry in ENTRIES), pattern
         assert len(reason) > 20
 
 
