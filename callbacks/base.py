@@ -252,16 +252,18 @@ class Diagnostic(Callback):
 
     def write_figure(self, trainer: Trainer, name: str, figure: Figure, step: int) -> None:
         """Write `figures/<name>.png` and `.svg` into the run's folder, and the figure to TensorBoard."""
-        if not trainer.is_global_zero or not trainer.loggers:
+        if not trainer.is_global_zero:
             return
-        if self.run_folder is None:
-            image = render(figure)
-        else:
+        experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+        writers = [experiment for experiment in experiments if isinstance(experiment, SummaryWriter)]
+        if self.run_folder is not None:
             image = save_figure(figure, self.run_folder / "figures", name)
-        for logger in trainer.loggers:
-            writer = getattr(logger, "experiment", None)
-            if isinstance(writer, SummaryWriter):
-                writer.add_image(f"{self.group}/{name}", image, global_step=step, dataformats="HWC")
+        elif writers:
+            image = render(figure)
+        else:  # fast_dev_run, or no logger: nobody would see it
+            return
+        for writer in writers:
+            writer.add_image(f"{self.group}/{name}", image, global_step=step, dataformats="HWC")
 
     def write_json(self, trainer: Trainer, name: str, content: Any) -> None:
         """Write `<name>.json` into the run's folder."""

@@ -37,10 +37,13 @@ def descends_rosenbrocks_valley(case: Case) -> None:
     for lr in rates:
         valley = Valley()
         with suppress(ValueError):  # some refuse rates above 1
-            minimize(case.make(valley, lr), lambda valley=valley: valley.rosenbrock() + valley.bowl(), steps=1500)
-            lowest = min(valley.rosenbrock().item(), lowest)
-        if lowest < 1.0:
-            return
+            optimizer, value = case.make(valley, lr), math.inf
+            for _ in range(15):
+                minimize(optimizer, lambda valley=valley: valley.rosenbrock() + valley.bowl(), steps=100)
+                before, value = value, valley.rosenbrock().item()
+                if max(before, value) < 1.0:  # and stays there
+                    return
+                lowest = min(lowest, value)
     raise ContractError(f"{case.name}: Rosenbrock's function is still {lowest:.3g} after 1500 steps")
 
 

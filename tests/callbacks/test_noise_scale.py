@@ -212,7 +212,7 @@ def test_undefined_is_said_and_not_zero(tmp_path, caplog) -> None:
     callback = noise(splits=8)
     with caplog.at_level("INFO"):
         trainer = fit(tmp_path, Noise(plain(), torch.optim.SGD), callback, data=data)
-    assert "the noise scale is undefined: the gradient behind its noise cannot be seen yet" in caplog.text
+    assert "the noise scale is undefined: the gradient behind its noise cannot be estimated yet" in caplog.text
     assert "noise/batch_scale" not in events(trainer)
     assert math.isnan(callback.summary().scale)
     report = json.loads((tmp_path / "run" / "version_0" / "noise_scale.json").read_text())

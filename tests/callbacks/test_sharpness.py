@@ -215,7 +215,7 @@ def test_killed_and_resumed_it_writes_the_same(tmp_path) -> None:
 
 def test_what_cannot_be_measured_is_one_clear_line(tmp_path) -> None:
     for module, options, expected in (
-        (Watched(), {"precision": "bf16-true"}, "weights in torch.bfloat16 are too coarse for second derivatives: "
+        (Watched(), {"precision": "bf16-true"}, "weights in torch.bfloat16 are too imprecise for second derivatives: "
          "train with precision bf16-mixed or 32-true"),
         (Watched(nn.Sequential(nn.Linear(6, 5), nn.Hardsigmoid(), nn.Linear(5, 3))), {}, "an operation of the network "
          "has no second derivative in PyTorch (derivative for aten::hardsigmoid_backward is not implemented)"),

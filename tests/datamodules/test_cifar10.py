@@ -172,9 +172,9 @@ class Program:
 
 
 DAMAGED_BATCHES = {
-    "truncated": (lambda content: content[: len(content) // 2], "no batch of CIFAR-10"),
-    "empty": (lambda content: b"", "no batch of CIFAR-10"),
-    "a web page": (lambda content: b"<html>", "no batch of CIFAR-10"),
+    "truncated": (lambda content: content[: len(content) // 2], "not a batch of CIFAR-10"),
+    "empty": (lambda content: b"", "not a batch of CIFAR-10"),
+    "a web page": (lambda content: b"<html>", "not a batch of CIFAR-10"),
     "a program": (lambda content: pickle.dumps(Program(), protocol=2), ".print"),
     "no labels": (lambda content: pickle.dumps({b"data": np.zeros((2, 3072), np.uint8)}, protocol=2), "labels"),
     "too few images": (
@@ -300,8 +300,8 @@ GOOD = encode(torch.zeros(3, 32, 32, dtype=torch.uint8))
 WRONG_ROWS = {
     "truncated image": (GOOD[:-30], 1, "image 1 of"),
     "corrupt image": (GOOD[:20] + b"\xff" * 40 + GOOD[60:], 1, "image 1 of"),
-    "no image": (b"<html>", 1, "are no JPEG or PNG image"),
-    "empty image": (b"", 1, "are no JPEG or PNG image"),
+    "no image": (b"<html>", 1, "are not a JPEG or PNG image"),
+    "empty image": (b"", 1, "are not a JPEG or PNG image"),
     "another size": (encode(torch.zeros(3, 28, 24, dtype=torch.uint8)), 1, "24 x 28 pixels instead of 32 x 32"),
     "path alone": (None, 1, "must have an image"),
     "no label": (GOOD, None, "whole number as label"),

@@ -37,9 +37,9 @@ def test_the_result_can_be_written_to(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"", "no IDX file: it begins with nothing"),
-        (b"\0\0\x08", "no IDX file"),
-        (b"<html>not found</html>", "no IDX file: it begins with 3c 68 74 6d"),
+        (b"", "not an IDX file: it begins with nothing"),
+        (b"\0\0\x08", "not an IDX file"),
+        (b"<html>not found</html>", "not an IDX file: it begins with 3c 68 74 6d"),
         (encode(IMAGES, data_type=0x0D), "data type is 0x0d, not 0x08"),
         (encode(IMAGES[0]), "2 dimensions instead of 3"),
         (GOOD[:10], "ends inside its header, after 10 bytes"),

@@ -24,5 +24,5 @@ def test_texts_of_their_own(tmp_path):
     assert text_of(data.test_dataloader(), data) == "est: " + prose(200, seed=1)
     assert ":" in data.tokenizer.characters  # type: ignore[attr-defined]
     assert len(data._splits["train"].values) == 1000
-    with pytest.raises(ValueError, match=r"validation_size 0.1 does not go with a validation text of its own"):
+    with pytest.raises(ValueError, match=r"validation_size 0.1 cannot be given beside a separate validation text"):
         TextFile(file, **own, validation_size=0.1)

@@ -187,7 +187,7 @@ def test_every_command_takes_the_config_of_a_fit(steepest, tiny, runs):
 
 
 def test_evaluation_without_a_checkpoint_says_so(steepest, tiny, runs):
-    with pytest.warns(UserWarning, match="no --ckpt_path: test takes the weights that the model is built with"):
+    with pytest.warns(UserWarning, match="no --ckpt_path: test uses the weights that the model is built with"):
         assert steepest("test", "--config", tiny).code == 0
 
 

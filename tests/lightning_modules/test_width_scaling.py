@@ -256,13 +256,16 @@ def mixture(count: int, size: int = 64) -> list[Batch]:
     return list(zip(images.view(count, size, 1, 8, 8), labels, strict=True))
 
 
-@pytest.mark.parametrize(("name", "lr"), [("adam", 0.01), ("sgd", 1.0), ("muon", 0.01)])
-def test_activations_stay_flat_over_widths_in_mup_only(name: str, lr: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "lr", "widths"),
+    [("adam", 0.01, (1, 2, 4, 8)), ("sgd", 1.0, (1, 2, 4, 8)), ("muon", 0.01, (1, 2, 4))],  # Muon takes long at 8
+)
+def test_activations_stay_flat_over_widths_in_mup_only(name: str, lr: float, widths: tuple[int, ...]) -> None:
     def slopes(parametrization: Any) -> list[float]:
         check = coordinate_check(
             lambda width: WidthMLP((1, 8, 8), 10, 64, width, parametrization=parametrization),
             lambda module: OPTIMIZERS.create(name, module, lr=lr),
-            cross_entropy, mixture(4), [1, 2, 4, 8], steps=4, seeds=range(2),
+            cross_entropy, mixture(4), widths, steps=4, seeds=range(2),
         )  # fmt: skip
         return list(check.slopes().values())
 

@@ -140,5 +140,5 @@ def test_a_family_is_named_by_prefix() -> None:
         OPTIMIZERS.create("zoo", nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"unknown optimizer 'soap'\. Did you mean 'zoo_soap'\?"):
         OPTIMIZERS.create("soap", nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"optimizer 'zoo_lomo' is not offered: it updates during the backward pass"):
+    with pytest.raises(ValueError, match=r"optimizer 'zoo_lomo' is not supported: it updates during the backward pass"):
         OPTIMIZERS.create("zoo_lomo", nn.Linear(2, 2))

@@ -134,7 +134,7 @@ def test_a_member_of_a_family_with_typed_options(fit):
         (["zoo_lion", "--optimizer.btas", "[0.9, 0.98]"], "'btas'. Did you mean 'betas'?"),
         (["zoo_lion", "--optimizer.maximize", "3"], "maximize of zoo_lion: expected true or false, got 3"),
         (["zoo_lion", "--optimizer.lr", "-1"], "lr must be a finite number in [0, inf), not -1.0"),
-        (["zoo_lomo"], "'zoo_lomo' is not offered: it updates during the backward pass"),
+        (["zoo_lomo"], "'zoo_lomo' is not supported: it updates during the backward pass"),
         (["soap"], "unknown optimizer 'soap'. Did you mean 'zoo_soap'?"),
     ],
 )

@@ -173,14 +173,14 @@ def test_undefined_is_said() -> None:
     assert math.isnan(average.result().scale)
     average.add(NoiseSample(-1.0, 2.0, 1.0, 8, 2))
     assert average.result().verdict == (
-        "undefined: the gradient behind its noise cannot be seen yet (effective count 1.0)"
+        "undefined: the gradient behind its noise cannot be estimated yet (effective count 1.0)"
     )
     average.add(NoiseSample(5.0, 2.0, 1.0, 8, 2))
     assert math.isnan(average.result().low)
     assert average.result().verdict.startswith("0.963 samples, of unknown accuracy")
     zero = NoiseScaleAverage()
     zero.add(NoiseSample(1.0, 0.0, 0.0, 8, 2))
-    assert "undefined: the noise cannot be seen yet" in zero.result().verdict
+    assert "undefined: the noise cannot be estimated yet" in zero.result().verdict
     for square, trace, missing in ((-1.0, 0.5, "the gradient behind its noise"), (1.0, -0.5, "the noise")):
         lost = NoiseScaleAverage()
         lost.add(NoiseSample(square, trace, 0.5, 8, 2))

@@ -96,7 +96,7 @@ def test_a_kernel_larger_than_the_input_is_refused() -> None:
 
 def test_other_layers_are_refused() -> None:
     assert not is_convolution(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="Linear is no convolution"):
+    with pytest.raises(ValueError, match="Linear is not a convolution"):
         convolution_operator(nn.Linear(2, 2), (2,))
 
 

@@ -181,7 +181,7 @@ def test_the_state_of_another_clipping_is_refused() -> None:
     clipping.clip([group(parameters())])
     with pytest.raises(ValueError, match="has 5 places, not 6"):
         autoclip(nn.Identity(), window=6).load_state_dict(clipping.state_dict())
-    with pytest.raises(ValueError, match="not of a NormClipping"):
+    with pytest.raises(ValueError, match="not belong to a NormClipping"):
         norm(nn.Identity()).load_state_dict(clipping.state_dict())
     norm(nn.Identity()).load_state_dict({})
 

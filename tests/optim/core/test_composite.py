@@ -114,7 +114,10 @@ def test_state_is_matched_by_name_whatever_the_order() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["param_groups"][0].update(param_names=["other"]), "has no parameter '0.weight': it is of another"),
+        (
+            lambda s: s["param_groups"][0].update(param_names=["other"]),
+            "has no parameter '0.weight': it belongs to another",
+        ),
         (lambda s: s["param_groups"][0].update(algorithm="adamw"), "of algorithm 'adamw', not 'test_heavy_ball'"),
         (lambda s: s["state"][0].pop("velocity"), "of parameter '0.weight' lacks 'velocity'"),
         (lambda s: s["state"][0].update(extra=torch.ones(1)), "of parameter '0.weight' has 'extra'"),

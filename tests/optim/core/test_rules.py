@@ -96,8 +96,8 @@ def test_wrong_rules_are_refused(options: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (ParameterRule(algorithm="muon"), "sets algorithm, which this optimizer has not"),
-        (ParameterRule(split=3), "sets split, which this optimizer has not"),
+        (ParameterRule(algorithm="muon"), "sets algorithm, which this optimizer does not have"),
+        (ParameterRule(split=3), "sets split, which this optimizer does not have"),
         (ParameterRule(options={"beta": (0.9, 0.99)}), "unknown option in a rule 'beta'. Did you mean 'betas'"),
     ],
 )

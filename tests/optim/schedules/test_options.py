@@ -146,12 +146,12 @@ BAD: list[tuple[str, ScheduleFactory, float, str]] = [
     ("lr", linear, 0.0, "the learning rate is moved by the schedule itself"),
     ("momentun", linear, 0.0, "unknown option of AdamW to schedule 'momentun'. Did you mean 'momentum'?"),
     ("initial_lr", linear, 0.0, "unknown option of AdamW to schedule 'initial_lr'"),
-    ("amsgrad", linear, 0.0, "option 'amsgrad' cannot be scheduled: its value False is no real number"),
+    ("amsgrad", linear, 0.0, "option 'amsgrad' cannot be scheduled: its value False is not a real number"),
     ("weight_decay", linear, 0.0, "option 'weight_decay' cannot be scheduled: it is 0 in all parameter groups"),
     ("eps", linear, -1.0, "at_zero of eps must be a finite number in [0, inf), not -1.0"),
     ("momentum", linear, 5.0, "momentum at step 1 must be a finite number in [0, 1), not"),
     ("eps", partial(linear, floor=2.0), 0.0, "floor must be a finite number in [0, 1], not 2.0"),
-    ("eps", stairs, 0.0, "only schedules that are a LambdaLR have a factor, a StepLR has not"),
+    ("eps", stairs, 0.0, "only schedules that are a LambdaLR have a factor, a StepLR does not"),
 ]
 
 

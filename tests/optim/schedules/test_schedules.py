@@ -394,7 +394,7 @@ def test_bad_options_are_refused_in_one_line(name: str, options: dict[str, Any],
 
 
 def test_only_functions_of_the_step_can_be_drawn() -> None:
-    with pytest.raises(ValueError, match=r"\Aonly schedules that are a LambdaLR have a factor, a StepLR has not\Z"):
+    with pytest.raises(ValueError, match=r"\Aonly schedules that are a LambdaLR have a factor, a StepLR does not\Z"):
         factors(StepLR(optimizer(), 3), 10)
 
 

@@ -262,7 +262,7 @@ def test_bad_options_are_refused(options, message) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "split", "message"),
-    [((3,), 1, r"no step for a parameter of shape \(3,\)"), ((4, 4), 3, "split 3 does not divide the 4 rows")],
+    [((3,), 1, r"does not support a parameter of shape \(3,\)"), ((4, 4), 3, "split 3 does not divide the 4 rows")],
 )
 def test_parameters_that_are_no_matrices_are_refused(shape, split, message) -> None:
     with pytest.raises(ValueError, match=message):

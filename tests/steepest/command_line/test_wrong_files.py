@@ -31,7 +31,7 @@ def idx(images: int) -> dict[str, bytes]:
 DAMAGES = {
     "truncated gzip": ("train-images-idx3-ubyte.gz", lambda content: content[:-20], "ends too early"),
     "corrupt gzip": ("train-images-idx3-ubyte.gz", lambda content: content[:12] + b"\xff" * 30, "damaged"),
-    "not gzip": ("train-labels-idx1-ubyte.gz", lambda content: b"<html>", "no IDX file"),
+    "not gzip": ("train-labels-idx1-ubyte.gz", lambda content: b"<html>", "not an IDX file"),
     "images in place of labels": ("t10k-labels-idx1-ubyte.gz", None, "3 dimensions instead of 1"),
     "another data type": (
         "train-labels-idx1-ubyte.gz",

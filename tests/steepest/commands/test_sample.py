@@ -66,7 +66,7 @@ WRONG = [
     (["--ckpt_path", CHECKPOINT, "--lenght", "3"], "Did you mean '--length'?"),
     (["--ckpt_path", CHECKPOINT, "--top_k", "0"], "top_k must be at least 1, got 0"),
     (["--ckpt_path", CHECKPOINT, "--prompt", "QUICK"], "character 'Q' is not among the 29 of the vocabulary"),
-    (["--ckpt_path", CHECKPOINT, "--device", "abacus"], "--device 'abacus' is not to be had here"),
+    (["--ckpt_path", CHECKPOINT, "--device", "abacus"], "--device 'abacus' is not available"),
     (["--ckpt_path", CHECKPOINT, "--config", "none.yaml"], "--config: there is no file none.yaml"),
     (["--ckpt_path", CHECKPOINT, "--config", "other.yaml"], "do not fit the model of the config"),
     (

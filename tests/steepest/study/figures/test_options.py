@@ -14,7 +14,7 @@ from tests.steepest.study.synthetic import make_study
         ({"kind": "gallery"}, "a figure of gallery needs the option 'file'"),
         ({"kind": "curves", "by": "width"}, "there is no axis 'width'; axes: optimizer"),
         ({"kind": "sensitivity", "axis": "optimizer"}, "there is no axis or tuned option 'optimizer' with numbers"),
-        ({"kind": "bars", "only": {"optimizer": "Adan"}}, "`only` of a figure names 'Adan', which is none of SGD"),
+        ({"kind": "bars", "only": {"optimizer": "Adan"}}, "`only` of a figure names 'Adan', which is not one of SGD"),
         ({"kind": "curves", "x": "tim"}, "x of a figure of curves must be step or time, got 'tim'"),
         ({"kind": "panels", "metrics": "val/loss"}, "metrics of a figure of panels must be a list of names, got 'val/"),
         ({"kind": "profile", "clock": "days"}, "clock of a figure of profile must be step or seconds, got 'days'"),

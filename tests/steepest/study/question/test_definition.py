@@ -179,7 +179,7 @@ def test_results_come_back_as_they_were_and_only_those_of_the_study(tmp_path):
     changed = study_of(tmp_path, options={"trainer.max_epochs": 9}, scales={})
     assert results_of(changed, load_results(tmp_path)) == []
     result_path(tmp_path, trials[0].key).write_text("{")
-    with pytest.raises(ValueError, match="is no result of a trial; delete it"):
+    with pytest.raises(ValueError, match="is not the result of a trial; delete it"):
         load_results(tmp_path)
 
 

@@ -133,12 +133,12 @@ def test_no_results_are_a_page_too(tmp_path):
     page = text_of(write_report(folder).read_text(encoding="utf-8"))
     assert "there is no answer" in page
     assert "0 of 27 trials are there so far." in page
-    assert "Not drawn: No final trial is there yet." in page
+    assert "Not drawn: There are no final trials yet." in page
     assert "No trial has ended yet." in page
 
 
 def test_a_folder_of_no_study_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder of a study"):
+    with pytest.raises(FileNotFoundError, match=r"not the folder of a study"):
         write_report(tmp_path)
 
 
@@ -171,7 +171,7 @@ NAN = math.nan
         (
             {"SGD": [0.9], "Adam": [0.8], "Muon": [0.7]},
             "Best is SGD with a final validation accuracy of 90.00 % (1 seed, so no interval); Adam and Muon have too "
-            "few finished runs to be told from it.",
+            "few finished runs to be compared with it.",
         ),
         (
             {"SGD": [0.95, 0.96, NAN], "Adam": [0.89, 0.90, 0.91], "Muon": [NAN, NAN, NAN]},
