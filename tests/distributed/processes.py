@@ -23,6 +23,7 @@ trainer:
   enable_model_summary: false
   log_every_n_steps: 3
   callbacks+:
+  - {class_path: GradientFlowMonitor, init_args: {figures: false}}
   - {class_path: SpectralNormTracker, init_args: {figures: false}}
   - {class_path: UpdateDynamics, init_args: {figures: false}}
 name: small

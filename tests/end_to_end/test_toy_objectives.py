@@ -23,6 +23,10 @@ trainer:
   max_epochs: 2
   enable_model_summary: false
   enable_progress_bar: false
+  callbacks+:  # figures take a second each, and are looked at elsewhere
+  - {class_path: GradientFlowMonitor, init_args: {figures: false}}
+  - {class_path: SpectralNormTracker, init_args: {figures: false}}
+  - {class_path: UpdateDynamics, init_args: {figures: false}}
 """
 
 

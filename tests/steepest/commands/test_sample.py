@@ -21,6 +21,10 @@ trainer:
   limit_train_batches: 4
   enable_model_summary: false
   enable_progress_bar: false
+  callbacks+:  # figures take a second each, and are looked at elsewhere
+  - {class_path: GradientFlowMonitor, init_args: {figures: false}}
+  - {class_path: SpectralNormTracker, init_args: {figures: false}}
+  - {class_path: UpdateDynamics, init_args: {figures: false}}
 """
 CHECKPOINT = "runs/tiny/version_0/checkpoints/last.ckpt"
 

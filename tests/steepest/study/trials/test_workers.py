@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,21 +134,27 @@ def test_an_error_ends_all_processes_at_once(clean_process, error) -> None:
     wait_for(lambda: not multiprocessing.active_children(), timeout=10)
 
 
-def claims_of(_: int) -> tuple[str | None, ...]:
-    time.sleep(3)  # until all of them have theirs
+def claims_of(jobs: int, folder: Path, place: int) -> tuple[str | None, ...]:
+    (folder / f"{place}").touch()
+    wait_for(lambda: len(list(folder.iterdir())) == jobs, timeout=60)  # until all of them have theirs
     return os.environ.get("CUDA_VISIBLE_DEVICES"), *workers.claimed_gpus()
 
 
 def test_each_process_takes_gpus_of_its_own_and_shares_when_there_are_none_left(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the claims are
 
+    def called(engine: Engine, jobs: int) -> list[tuple[str | None, ...]]:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        return sorted(outcome for _, outcome in engine.run(partial(claims_of, jobs, folder), range(jobs)))
+
     def claims(jobs: int, names: list[str], devices: int = 1) -> list[tuple[str | None, ...]]:
         with Engine(LocalBackend(jobs, 1, names, devices)) as engine:
-            return sorted(outcome for _, outcome in engine.run(claims_of, range(jobs)))
+            return called(engine, jobs)
 
     first, second = ("3", "3"), ("GPU-5/a", "GPU-5/a")  # what it sees, and what is its own
-    assert claims(2, ["3", "GPU-5/a"]) == [first, second]
-    assert claims(2, ["3", "GPU-5/a"]) == [first, second]  # free again
+    with Engine(LocalBackend(2, 1, ["3", "GPU-5/a"])) as engine:
+        assert called(engine, 2) == [first, second]
+        assert called(engine, 2) == [first, second]  # free again
     assert claims(4, ["3", "GPU-5/a"]) == [first, first, second, second]
     # Of trials on two devices, two at a time: the fifth is nobody's.
     assert claims(2, list("01234"), devices=2) == [("0", "0", "1"), ("2", "2", "3")]
