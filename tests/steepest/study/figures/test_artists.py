@@ -342,7 +342,11 @@ def test_layers_leave_out_what_is_not_finite(tmp_path):
     assert left.lines[0].get_ydata() == pytest.approx([4, 9, math.nan], nan_ok=True)
     assert numpy.isnan(left.lines[1].get_ydata()).all()
     assert right.patches[0].get_width() == pytest.approx(9 / 4 - 1)
-    assert [text.get_text() for text in right.texts] == ["2.25", "–"]
+    # Where nothing is known, a dash stands at the foot of the bar that is not there.
+    assert [(text.get_text(), text.get_position()) for text in right.texts] == [
+        ("2.25", (pytest.approx(2.25 * 1.15), 0)),
+        ("–", (pytest.approx(1.15), 1)),
+    ]
     assert "SGD 2.25; Adam –." in drawing.alternative
 
 
@@ -727,6 +731,24 @@ def test_every_function_has_a_picture_of_its_own(tmp_path, functions):
     assert [[line.get_color() for line in lines(drawing.figure.axes[0])] for drawing in by_width] == [
         [own[0], own[0], own[1], own[1]]
     ] * 2
+
+
+@pytest.mark.parametrize("by", [None, "function", "optimizer"])
+def test_paths_over_different_functions_are_never_in_one_picture(tmp_path, by):
+    functions = Axis("function", FUNCTIONS)
+    study = make_study([functions, OPTIMIZERS])
+    results = [trial({"function": place, "optimizer": name}) for place in FUNCTIONS for name in ("SGD", "Adam")]
+    for place, result in enumerate(results):
+        objective = {"bowl": "ElongatedBowl", "saddle": "Saddle"}[result.labels["function"]]
+        leave_path(tmp_path, result, [0, 5], [(0, 0), (1, place / 10)], objective=objective)
+    drawings = all_of(study, results, tmp_path, kind="trajectories", animate=False, by=by)
+    assert [drawing.title for drawing in drawings] == ["Paths over bowl", "Paths over saddle"]
+    paths = [lines(drawing.figure.axes[0]) for drawing in drawings]
+    assert [[data(line)[1][1] for line in own] for own in paths] == [[0.0, 0.1], [0.2, 0.3]]
+    assert [drawing.figure.axes[0].get_xlim()[1] for drawing in drawings] == [6, 1.5]
+    colors = [[line.get_color() for line in own] for own in paths]
+    bowl, saddle = (look.color for look in looks(functions).values())
+    assert colors == ([[bowl] * 2, [saddle] * 2] if by == "function" else [[BLUE, VERMILION]] * 2)
 
 
 def test_the_function_of_trajectories_has_its_arguments(tmp_path):
