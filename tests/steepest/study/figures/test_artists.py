@@ -105,17 +105,18 @@ def test_targets_are_medians_in_order_of_misses_and_steps():
 
 def test_targets_have_no_median_with_half_of_the_seeds_missed():
     results = [crossing("SGD", seed, step, 1) for seed, step in enumerate((None, None, None, None))]
-    results += [crossing("Adam", seed, step, 2) for seed, step in enumerate((10, 20, None, None))]
-    # It was there, and ran away later: of no use.
-    results += [crossing("Muon", 0, 30, 3), crossing("Muon", 1, 40, 4, status="diverged")]
+    # More seeds than Muon's have reached it, and a smaller share of them.
+    results += [crossing("Adam", seed, step, 2) for seed, step in enumerate((10, 20, 20, None, None, None))]
+    # The last was there, and ran away later: of no use.
+    results += [crossing("Muon", 0, 30, 3), crossing("Muon", 1, 40, 4), crossing("Muon", 2, 40, 4, status="diverged")]
     results += [crossing("Lion", 0, None, None, status="failed")]  # no row for what only failed
     drawing = one(make_study([FOUR]), results, kind="targets")
     steps, seconds = drawing.figure.axes
-    assert labels_of(steps) == ["Adam (2 of 4 missed)", "Muon (1 of 2 missed)", "SGD (4 of 4 missed)"]
-    assert medians(steps) == medians(seconds) == []
-    assert seeds_of(steps) == [[10, 20], [30], []]
-    assert seeds_of(seconds) == [[2, 2], [3], []]
-    assert "Adam (2 of 4 missed) ∞; Muon (1 of 2 missed) ∞; SGD (4 of 4 missed) ∞." in drawing.alternative
+    assert labels_of(steps) == ["Muon (1 of 3 missed)", "Adam (3 of 6 missed)", "SGD (4 of 4 missed)"]
+    assert (medians(steps), medians(seconds)) == ([(40, 0, GREEN)], [(4, 0, GREEN)])
+    assert seeds_of(steps) == [[30, 40], [10, 20, 20], []]
+    assert seeds_of(seconds) == [[3, 4], [2, 2, 2], []]
+    assert "Muon (1 of 3 missed) 40; Adam (3 of 6 missed) ∞; SGD (4 of 4 missed) ∞." in drawing.alternative
 
 
 def test_targets_below_a_loss_are_reached_from_above():
