@@ -94,7 +94,7 @@ def _draw_ratios(axes: Any, ratios: Mapping[Cell, float], key: Key) -> None:
         axes.plot([-0.075], [row], transform=edge, clip_on=False, **look.points())
         axes.barh(row, min(ratio, right) - 1.0, 0.65, left=1.0, color=look.color)
         inside = ratio > right / 30
-        place = min(ratio, right / 1.2)
+        place = 1.0 if math.isnan(ratio) else min(ratio, right / 1.2)
         color = "white" if inside else "black"
         axes.text(
             place / 1.15 if inside else place * 1.15,

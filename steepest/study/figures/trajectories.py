@@ -25,7 +25,7 @@ from steepest.study.figures.curves import cells_of
 from steepest.study.figures.key import Key
 from steepest.study.figures.style import figure_kind, legend, legend_height
 from steepest.study.question.axes import cell_name
-from steepest.study.question.definition import Study
+from steepest.study.question.definition import Axis, Study
 from steepest.study.trials.results import TrialResult
 
 FILE = "trajectory.npz"
@@ -39,18 +39,18 @@ LARGEST = 2_000_000  # bytes of an animation
 def trajectories(
     study: Study, results: Sequence[TrialResult], folder: Path, by: str | None = None, animate: bool = True
 ) -> list[Drawing]:
-    """One figure and one animation for every combination of the axes that colors do not stand for.
+    """One figure and one animation for every function, of all paths over it.
 
     Args:
         study: What was asked, of trials that minimize a `ToyObjective` in two dimensions with `ObjectiveTrajectory`.
         results: What came out.
         folder: Of the study; `trajectory.npz` and `config.yaml` are read from its run folders.
-        by: Axis that colors stand for; the first by default.
+        by: Axis that colors stand for; by default the first that does not change the function.
         animate: Whether there is an animation too.
     """
-    by = by or study.axes[0].name
     # What changes the function changes the picture; all else is a path in it.
-    rows = [name for name in others(study, by) if _changes_objective(study, name)]
+    rows = [axis.name for axis in study.axes if _changes_objective(axis)]
+    by = by or next(iter(others(study, *rows)), study.axes[0].name)
     drawings = []
     for labels, members in grouped(study, of_stage(results, "final"), rows).items():
         paths: dict[Cell, dict[str, NDArray[Any]]] = {}
@@ -82,8 +82,7 @@ def objective_of(run: Path) -> Any:
         raise NothingToDraw(f"The function of {run.parent.name} cannot be built again: {error}.") from error
 
 
-def _changes_objective(study: Study, name: str) -> bool:
-    axis = next(axis for axis in study.axes if axis.name == name)
+def _changes_objective(axis: Axis) -> bool:
     return any(key == "model" or key.startswith("model.objective") for key in axis.keys)
 
 

@@ -1,53 +1,24 @@
 import inspect
-import io
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy
 import pytest
-import torch
 from matplotlib.colors import to_hex
-from PIL import Image
 from scipy import stats
 
 from steepest.common.plotting import SERIES
-from steepest.diagnostics.landscape.objective_path import ObjectivePath
-from steepest.lightning_modules.objectives import Rosenbrock
 from steepest.study.analysis.selection import is_log_spaced
 from steepest.study.analysis.wording import aligned, number, spoken, wrapped
 from steepest.study.figures import FIGURES, NothingToDraw, draw
 from steepest.study.figures.style import looks
 from steepest.study.question.axes import numbers_of
 from steepest.study.question.definition import Axis
+from tests.steepest.study.figures.artists import NOWHERE, labels_of, legend_of, lines, one
 from tests.steepest.study.synthetic import OPTIMIZERS, STEPS, make_result, make_results, make_study, values
 
 RATES = values("learning_rate", "optimizer.lr", [1e-3, 1e-2, 1e-1, 1.0])
 WIDTHS = values("width", "model.network.width", [1, 2, 4])
-NOWHERE = Path("/nowhere")
-
-
-def one(study, results, **entry):
-    drawings = draw(study, results, NOWHERE, entry)
-    assert len(drawings) == 1
-    assert drawings[0].title
-    assert drawings[0].caption.endswith(".")
-    assert drawings[0].alternative.endswith(".")
-    assert drawings[0].figure is not None
-    return drawings[0]
-
-
-def labels_of(axes):
-    return [text.get_text() for text in axes.get_yticklabels()]
-
-
-def legend_of(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def lines(axes, marker="None"):
-    return [line for line in axes.lines if line.get_marker() == marker]
 
 
 def test_curves_are_means_with_their_intervals():
@@ -142,14 +113,6 @@ def test_a_label_looks_the_same_in_all_figures():
     assert many["name 0"].dashes != many["name 8"].dashes != many["name 16"].dashes
 
 
-def test_panels_leave_out_what_nobody_logged():
-    study = make_study()
-    drawing = one(study, make_results(study), kind="panels", metrics=["val/loss", "noise/batch_scale", "no/such"])
-    assert len(drawing.figure.axes) == 2
-    assert "no/such" in drawing.caption
-    assert [axes.get_yscale() for axes in drawing.figure.axes] == ["log", "log"]
-
-
 def test_bars_are_sorted_with_diverged_cells_last():
     study = make_study([OPTIMIZERS, RATES])
     results = make_results(study)
@@ -177,11 +140,6 @@ def test_workloads_have_a_panel_each_and_are_ranked_within():
     sgd, adam, muon = (look.color for look in looks(OPTIMIZERS).values())
     assert colors == [[sgd, muon, adam], [adam, sgd, muon]]
     assert "easy: SGD 99.10 %; Muon" in drawing.alternative
-    drawing = one(study, results, kind="targets")
-    left = drawing.figure.axes[::2]
-    assert [axes.get_title("left") for axes in left] == ["easy", "hard"]
-    assert labels_of(left[0]) == ["SGD", "Muon", "Adam"]
-    assert labels_of(left[1]) == ["Adam", "SGD (3 of 3 missed)", "Muon (3 of 3 missed)"]
     # A workload in which nothing finished has no panel; too many are refused.
     easy = [replace(each, status="failed", final={}) if each.labels["task"] == "hard" else each for each in results]
     drawing = one(study, easy, kind="bars")
@@ -281,25 +239,6 @@ def test_transfer_from_or_to_an_edge_is_a_bound(best, words):
     assert one(study, make_results(study, truth), kind="transfer").caption.endswith(words)
 
 
-def test_targets_are_medians_and_misses_are_told():
-    study = make_study()
-    results = make_results(
-        study,
-        lambda labels, point, seed: (
-            (0.95, 0.92, 0.92 if seed < 3 else 0.5)[list(OPTIMIZERS.alternatives).index(labels["optimizer"])],
-            None,
-        ),
-    )
-    axes = one(study, results, kind="targets").figure.axes
-    assert labels_of(axes[0]) == ["SGD", "Adam", "Muon (2 of 5 missed)"]
-    # a - (a - 0.1) exp(-step / 30) >= 0.9, at the next evaluation
-    steps = [10 * math.ceil(3 * math.log((a - 0.1) / (a - 0.9))) for a in (0.95, 0.92, 0.92)]
-    assert [mark.get_xdata()[0] for mark in lines(axes[0], "D")] == steps
-    assert lines(axes[1], "D")[0].get_xdata()[0] == pytest.approx(steps[0] * 0.014)  # seed 2 is the median
-    with pytest.raises(NothingToDraw, match="no target"):
-        draw(make_study(metric=replace(study.metric, target=None)), results, NOWHERE, {"kind": "targets"})
-
-
 def test_profile_has_a_step_line_for_each_alternative():
     study = make_study()
     drawing = one(study, make_results(study), kind="profile")
@@ -332,66 +271,7 @@ def test_a_logarithmic_axis_of_few_decades_has_plain_numbers():
     assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
 
 
-def test_layers_warn_of_a_wide_ratio(tmp_path):
-    study = make_study(seeds=2)
-    results = make_results(study)
-    for result in results:
-        factor = {"SGD": 2.0, "Adam": 4.0, "Muon": 20.0}[result.labels["optimizer"]]
-        names = ["a.weight", "a.bias", "b.weight", "b.bias", "c.weight", "c.bias"]
-        rows = [[10.0**k, 0, 10.0**k * factor, 0, 10.0**k * factor**2, 0] for k in (-1, 0, 1)]
-        content = {
-            "last": {"names": names, "roles": ["weight", "bias"] * 3},
-            "history": {"names": names, "steps": [1, 2, 3], "gradient_norms": rows},
-        }
-        (tmp_path / result.run_folder).mkdir(parents=True)
-        (tmp_path / result.run_folder / "gradient_flow.json").write_text(json.dumps(content))
-    (drawing,) = draw(study, results, tmp_path, {"kind": "layers"})
-    left, right = drawing.figure.axes
-    assert left.lines[1].get_ydata() == pytest.approx([1, 4, 16])
-    assert [text.get_text() for text in right.texts] == ["4", "16", "400"]
-    assert "Above it: Muon." in drawing.caption
-    (first,) = draw(study, results, tmp_path, {"kind": "layers", "when": "first"})
-    assert first.figure.axes[0].lines[1].get_ydata() == pytest.approx([0.1, 0.4, 1.6])
-
-
-def test_trajectories_draw_the_paths_and_let_them_run(tmp_path):
-    study = make_study(seeds=1)
-    results = make_results(study)
-    surface = Rosenbrock()
-    for result in results:
-        path = ObjectivePath()
-        for step in range(30):
-            path.append(step, torch.tensor([-1.2 + 0.05 * step, 1.0 - 0.02 * step]))
-        run = tmp_path / result.run_folder
-        run.mkdir(parents=True)
-        numpy.savez_compressed(run / "trajectory.npz", **path.table(surface))
-        objective = {"class_path": "steepest.lightning_modules.objectives.Rosenbrock", "init_args": {"dimensions": 2}}
-        (run / "config.yaml").write_text(json.dumps({"model": {"init_args": {"objective": objective}}}))
-    still, moving = draw(study, results, tmp_path, {"kind": "trajectories"})
-    paths = [line for line in still.figure.axes[0].lines if len(line.get_xdata()) == 30]
-    assert [line.get_color() for line in paths] == [look.color for look in looks(OPTIMIZERS).values()]
-    assert paths[0].get_xydata()[-1] == pytest.approx([-1.2 + 0.05 * 29, 1.0 - 0.02 * 29])
-    assert still.group == moving.group == "Paths over Rosenbrock"
-    assert len(moving.image) < 2_000_000
-    with Image.open(io.BytesIO(moving.image)) as image:
-        assert (image.format, image.n_frames > 10) == ("GIF", True)
-    (alone,) = draw(study, results, tmp_path, {"kind": "trajectories", "animate": False})
-    assert alone.figure is not None
-
-
-def test_gallery_takes_one_image_of_each_cell(tmp_path):
-    study = make_study(seeds=2)
-    results = make_results(study)
-    for result in results[1:]:  # the first seed of the first cell has left none
-        folder = tmp_path / result.run_folder / "figures"
-        folder.mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(folder / "a_map.png")
-    drawings = draw(study, results, tmp_path, {"kind": "gallery", "file": "figures/a_map.png", "title": "Maps"})
-    assert [drawing.title for drawing in drawings] == ["SGD, seed 1", "Adam, seed 0", "Muon, seed 0"]
-    assert {drawing.group for drawing in drawings} == {"Maps"}
-
-
-NEEDS_FILES = {"layers", "trajectories", "gallery"}  # of runs; they are drawn above
+NEEDS_FILES = {"layers", "trajectories", "gallery"}  # of runs; they are drawn in test_artists.py
 
 
 @pytest.mark.parametrize("kind", sorted(FIGURES.keys() - NEEDS_FILES))
