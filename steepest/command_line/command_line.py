@@ -46,9 +46,7 @@ from steepest.shipped import with_shipped_configs
 def run(words: Sequence[str]) -> None:
     """Parse and run one of the commands that need a trainer."""
     quiet()
-    if is_started_by_rank_zero():
-        end_with_parent()
-    elif ENDS_WITH_PARENT in os.environ:
+    if ENDS_WITH_PARENT in os.environ:
         end_with_parent(int(os.environ[ENDS_WITH_PARENT]))
     CommandLine(words)
 

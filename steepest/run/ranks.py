@@ -62,7 +62,7 @@ class RankLauncher(ScriptLauncher):
             self.errors = Path(tempfile.mkdtemp(prefix="steepest-"))
             os.environ[ERRORS] = str(self.errors)
             # Afterwards the environment says that there are processes already: none are started twice.
-            with interrupts_ignored():
+            with interrupts_ignored(), _told_to_end_with_this_process():
                 self.start_ranks()
             threading.Thread(target=self._watch, daemon=True, name="rank-watch").start()
         return super().launch(function, *args, **kwargs)
@@ -197,13 +197,26 @@ def leave_error_to_rank_zero(error: BaseException) -> None:
     raise SystemExit(code)
 
 
-def end_with_parent(parent: int | None = None) -> None:
+@contextlib.contextmanager
+def _told_to_end_with_this_process() -> Iterator[None]:
+    # By number: who looks at its parent only when all is imported may find that it is gone already.
+    before = os.environ.get(ENDS_WITH_PARENT)
+    os.environ[ENDS_WITH_PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ENDS_WITH_PARENT]
+        else:
+            os.environ[ENDS_WITH_PARENT] = before
+
+
+def end_with_parent(parent: int) -> None:
     """End this process when the one that started it is gone, also in the middle of waiting for another one.
 
     Args:
-        parent: Its process id; None takes the one that is there now.
+        parent: Its process id.
     """
-    parent = os.getppid() if parent is None else parent
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -139,7 +139,7 @@ def _answer(
     os.environ.update(environment)
     if threads := environment.get("OMP_NUM_THREADS", ""):
         torch.set_num_threads(int(threads))  # the server may have been started for others
-    end_with_parent()
+    end_with_parent(os.getppid())
     if prepare is not None:
         prepare(*arguments)
     try:

@@ -2,11 +2,13 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from steepest.errors import Failure, fail
-from steepest.run.ranks import end_with_parent
+from steepest.run.ranks import ENDS_WITH_PARENT, RankLauncher, end_with_parent
 
 
 def test_an_orphan_ends_by_itself() -> None:
@@ -14,7 +16,7 @@ def test_an_orphan_ends_by_itself() -> None:
     parent = os.fork()
     if parent == 0:
         if os.fork() == 0:
-            end_with_parent()
+            end_with_parent(os.getppid())
             os.write(writing, b"watching")
             time.sleep(60)
         os.read(reading, 8)  # the child watches before it becomes an orphan
@@ -26,6 +28,24 @@ def test_an_orphan_ends_by_itself() -> None:
         pass
     os.close(reading)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("before", [None, "17"])
+def test_ranks_know_rank_zero_before_they_have_imported_anything(monkeypatch, clean_process, before) -> None:
+    # It may be gone when they look at their parent: they would wait for it half an hour.
+    for name in (ENDS_WITH_PARENT, "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(ENDS_WITH_PARENT, before)
+    launcher = RankLauncher(
+        SimpleNamespace(cluster_environment=LightningEnvironment(), num_processes=2, num_nodes=1), fail
+    )
+    told = []
+    monkeypatch.setattr(launcher, "start_ranks", lambda: told.append(os.environ[ENDS_WITH_PARENT]))
+    assert launcher.launch(lambda: "done") == "done"
+    launcher.end()
+    assert told == [str(os.getpid())]
+    assert os.environ.get(ENDS_WITH_PARENT) == before
 
 
 @pytest.mark.parametrize(
