@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from steepest.optim.checks import check_betas, check_number
 from steepest.optim.core.algorithms import AMSGradOptions
 from steepest.optim.core.grouping import torch_groups
-from steepest.optim.core.implementation import fastest, in_layout_of, keep_implementation, lay_out_state
+from steepest.optim.core.implementation import fastest, keep_implementation
+from steepest.optim.core.layout import in_layout_of, lay_out_state
 from steepest.optim.core.naming import keep_names
 from steepest.optim.core.options import GroupOptions
 from steepest.optim.core.width_scaling import adaptive_factor, gradient_descent_factor

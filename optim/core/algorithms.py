@@ -11,7 +11,8 @@ from steepest.common import linear_step as linear
 from steepest.common.linear_step import LinearStep
 from steepest.optim.checks import check_betas, check_number
 from steepest.optim.core.algorithm import Algorithm, State, Statistics, register_algorithm
-from steepest.optim.core.implementation import FUSED_DEVICES, in_layout_of, is_dense, lay_out_state
+from steepest.optim.core.implementation import FUSED_DEVICES
+from steepest.optim.core.layout import in_layout_of, is_dense, lay_out_state
 from steepest.optim.core.options import Options
 from steepest.optim.core.width_scaling import WidthRule, adaptive_factor, gradient_descent_factor
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
+
+from steepest.optim.core.layout import is_dense
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -38,56 +40,6 @@ def fastest(algorithm: type[Optimizer], module: nn.Module, fused: bool | None = 
         return {"fused": True}
     plain = all(type(parameter) in (nn.Parameter, torch.Tensor) for parameter in parameters)
     return {"foreach": True} if plain else {}
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the entries of a tensor fill its memory without gaps and overlaps, in any order of its axes.
-
-    Fused kernels run through memory from the first entry on, and know no strides.
-    """
-    if tensor.numel() == 0:
-        return True
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
-def in_layout_of(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors with the strides of dense weights: themselves where they have them, copies where they do not.
-
-    Raises:
-        ValueError: if one differs and its weight has gaps in memory, where no copy could follow it.
-    """
-    return [
-        tensor if tensor.stride() == weight.stride() or _is_laid_out_as(weight, tensor) else _laid_out(weight, tensor)
-        for weight, tensor in zip(weights, tensors, strict=True)
-    ]
-
-
-def lay_out_state(state: dict[str, Any], weight: Tensor) -> None:
-    """Bring the entries of a weight's state that have its shape into its layout, in place."""
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == weight.shape:
-            (state[key],) = in_layout_of([weight], [value])
-
-
-def _is_laid_out_as(weight: Tensor, tensor: Tensor) -> bool:
-    # Strides of axes with one entry mean nothing, and autograd leaves them as they come.
-    pairs = zip(weight.shape, weight.stride(), tensor.stride(), strict=True)
-    return all(size == 1 or own == other for size, own, other in pairs)
-
-
-def _laid_out(weight: Tensor, tensor: Tensor) -> Tensor:
-    if not is_dense(weight):
-        raise ValueError(
-            f"a parameter of shape {tuple(weight.shape)} has gaps in memory since the optimizer was made: use "
-            "fused=False, or make it contiguous"
-        )
-    return torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
 
 
 def without_fused(optimizer: Optimizer) -> None:
