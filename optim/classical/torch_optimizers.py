@@ -7,17 +7,50 @@ Weight decay applies to matrices, embeddings and the output layer, never to bias
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steepest.optim.checks import check_betas, check_number
 from steepest.optim.core.algorithms import AMSGradOptions
 from steepest.optim.core.grouping import torch_groups
 from steepest.optim.core.implementation import fastest, keep_implementation
+from steepest.optim.core.layout import in_layout_of, lay_out_state
 from steepest.optim.core.naming import keep_names
 from steepest.optim.core.options import GroupOptions
 from steepest.optim.core.width_scaling import adaptive_factor, gradient_descent_factor
 from steepest.optim.registry import OPTIMIZERS
+
+
+class _OwnLayout(Optimizer):
+    """A fused step that is right for gradients and state in any layout.
+
+    PyTorch's fused kernels take them to lie in memory as the weight does. A gradient from `torch.autograd.grad` need
+    not, nor the state of a contiguous model that a channels_last one has loaded: entries of others would be taken for
+    theirs, without a word. Here they are copied into the weight's layout where they differ.
+    """
+
+    def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *states: Any) -> Any:
+        # PyTorch collects what goes into a step here, after the closure.
+        if group["fused"]:
+            for parameter in group["params"]:
+                if state := self.state.get(parameter):
+                    lay_out_state(state, parameter)
+        found = super()._init_group(group, params, grads, *states)  # type: ignore[misc]
+        if group["fused"]:
+            grads[:] = in_layout_of(params, grads)
+        return found
+
+
+class SGD(_OwnLayout, torch.optim.SGD):
+    """`torch.optim.SGD`, right for any layout in memory."""
+
+
+class Adam(_OwnLayout, torch.optim.Adam):
+    """`torch.optim.Adam`, right for any layout in memory."""
+
+
+class AdamW(_OwnLayout, torch.optim.AdamW):
+    """`torch.optim.AdamW`, right for any layout in memory."""
 
 
 class TorchOptions(GroupOptions):
@@ -41,7 +74,7 @@ def sgd(module: nn.Module, lr: float = 0.1, weight_decay: float = 0.0, *, shared
     Returns:
         A `torch.optim.SGD`.
     """
-    return _build(torch.optim.SGD, module, lr, weight_decay, shared)
+    return _build(SGD, module, lr, weight_decay, shared)
 
 
 @OPTIMIZERS.register(aliases=("heavy_ball", "sgdm"))
@@ -69,7 +102,7 @@ def momentum(
     """
     check_number("momentum", momentum, high=1.0)
     check_number("dampening", dampening, high=1.0, include_high=True)
-    return _build(torch.optim.SGD, module, lr, weight_decay, shared, momentum=momentum, dampening=dampening)
+    return _build(SGD, module, lr, weight_decay, shared, momentum=momentum, dampening=dampening)
 
 
 @OPTIMIZERS.register(aliases=("nag",))
@@ -90,7 +123,7 @@ def nesterov(
         A `torch.optim.SGD`.
     """
     check_number("momentum", momentum, high=1.0, include_low=False)
-    return _build(torch.optim.SGD, module, lr, weight_decay, shared, momentum=momentum, nesterov=True)
+    return _build(SGD, module, lr, weight_decay, shared, momentum=momentum, nesterov=True)
 
 
 @OPTIMIZERS.register
@@ -142,7 +175,7 @@ def adam(
     Returns:
         A `torch.optim.Adam`.
     """
-    return _build_adam(torch.optim.Adam, module, lr, weight_decay, shared, own)
+    return _build_adam(Adam, module, lr, weight_decay, shared, own)
 
 
 @OPTIMIZERS.register
@@ -158,7 +191,7 @@ def adamw(
     Returns:
         A `torch.optim.AdamW`.
     """
-    return _build_adam(torch.optim.AdamW, module, lr, weight_decay, shared, own)
+    return _build_adam(AdamW, module, lr, weight_decay, shared, own)
 
 
 def _build_adam(
@@ -184,7 +217,7 @@ def _build(
 ) -> Optimizer:
     check_number("lr", lr)
     fused = shared.fused if isinstance(shared, TorchOptions) else None
-    width_rule = gradient_descent_factor if algorithm is torch.optim.SGD else adaptive_factor
+    width_rule = gradient_descent_factor if algorithm is SGD else adaptive_factor
     groups = torch_groups(
         module, weight_decay=weight_decay, lr=lr, shared=shared, allowed=list(options), width_rule=width_rule
     )

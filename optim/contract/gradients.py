@@ -1,13 +1,15 @@
 """Checks of what is done with gradients and parameters of every kind."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from steepest.optim.contract.case import Case, check, demand, without_closure
-from steepest.optim.contract.models import backward, data, network, train, weights
+from steepest.optim.contract.models import Network, backward, data, network, train, weights
 
 
 @without_closure
@@ -67,16 +69,102 @@ def works_in_every_precision(case: Case) -> None:
         demand(case, fine and moved and bool(weights(module).isfinite().all()), f"fails on {dtype} parameters")
 
 
+# A matrix with the same entries elsewhere in memory.
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda matrix: matrix.t().contiguous().t(),
+    "every second entry": lambda matrix: torch.stack([matrix, -matrix], -1)[..., 0],
+    "rows of a larger matrix": lambda matrix: torch.cat([matrix, -matrix], 1)[:, : matrix.shape[1]],
+}
+
+
+def laid_out(layout: str) -> Network:
+    """The network in float64, with all matrices in another layout."""
+    module = network(torch.float64)
+    for layer in (module.first, module.hidden, module.head):
+        layer.weight = nn.Parameter(LAYOUTS[layout](layer.weight.detach()))
+    return module
+
+
+def same(module: nn.Module, other: nn.Module) -> bool:
+    """Whether weights are equal but for rounding."""
+    return torch.allclose(weights(module), weights(other), rtol=1e-6, atol=1e-8)
+
+
 @check
-def takes_non_contiguous_parameters(case: Case) -> None:
-    """Transposed storage changes nothing but rounding."""
-    plain, transposed = network(torch.float64), network(torch.float64)
-    transposed.hidden.weight = nn.Parameter(transposed.hidden.weight.detach().t().contiguous().t())
-    demand(case, not transposed.hidden.weight.is_contiguous(), "the check itself is wrong")
-    for module in (plain, transposed):
+def takes_parameters_of_any_layout(case: Case) -> None:
+    """Transposed storage and gaps in memory change nothing but rounding."""
+    plain = network(torch.float64)
+    train(plain, case.make(plain, case.lr), 5)
+    for layout in LAYOUTS:
+        module = laid_out(layout)
+        demand(case, not module.hidden.weight.is_contiguous(), "the check itself is wrong")
         train(module, case.make(module, case.lr), 5)
-    fine = torch.allclose(weights(plain), weights(transposed), rtol=1e-6, atol=1e-8)
-    demand(case, fine, "parameters that are not contiguous give another result")
+        demand(case, same(plain, module), f"parameters laid out as {layout} give another result")
+
+
+@check
+def takes_gradients_of_any_layout(case: Case) -> None:
+    """Gradients that lie in memory otherwise than their weights change nothing but rounding, and are left alone."""
+    plain = network(torch.float64)
+    train(plain, case.make(plain, case.lr), 5)
+    for layout, moved in LAYOUTS.items():
+        module = network(torch.float64)
+        optimizer = case.make(module, case.lr)
+        parameters = list(module.parameters())
+        for step in range(5):
+            given = _give_gradients(optimizer, module, step, moved)
+            kept = all(parameter.grad is gradient for parameter, gradient in zip(parameters, given, strict=True))
+            demand(case, kept, "a step replaces gradients of another layout")
+        demand(case, same(plain, module), f"gradients laid out as {layout} give another result")
+
+
+def _give_gradients(
+    optimizer: Optimizer, module: nn.Module, step: int, moved: Callable[[Tensor], Tensor]
+) -> list[Tensor | None]:
+    """A step whose closure sets gradients that PyTorch has not laid out; returns those of its last evaluation."""
+    parameters = list(module.parameters())
+    inputs, labels = data(step, torch.float64)
+    given: list[Tensor | None] = []
+
+    def closure() -> Tensor:
+        loss = functional.cross_entropy(module(inputs), labels)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = moved(gradient) if gradient.ndim == 2 else gradient
+        given[:] = [parameter.grad for parameter in parameters]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    return given
+
+
+@check
+def resumes_in_another_layout(case: Case) -> None:
+    """State saved from contiguous weights continues with weights in another layout, and the reverse."""
+    whole = network(torch.float64)
+    train(whole, case.make(whole, case.lr), 10)
+    for first, second in (
+        (network(torch.float64), laid_out("transposed")),
+        (laid_out("transposed"), network(torch.float64)),
+    ):
+        before, after = case.make(first, case.lr), case.make(second, case.lr)
+        train(first, before, 5)
+        second.load_state_dict(first.state_dict())
+        after.load_state_dict(before.state_dict())
+        train(second, after, 5, first=5)
+        demand(case, same(whole, second), "a run resumed in another layout gives another result")
+
+
+@check
+def takes_a_change_of_layout(case: Case) -> None:
+    """A model whose weights are laid out anew during the run trains on as before."""
+    whole, module = network(torch.float64), network(torch.float64)
+    train(whole, case.make(whole, case.lr), 10)
+    optimizer = case.make(module, case.lr)
+    train(module, optimizer, 5)
+    for layer in (module.first, module.hidden, module.head):
+        layer.weight.data = LAYOUTS["transposed"](layer.weight.data)
+    train(module, optimizer, 5, first=5)
+    demand(case, same(whole, module), "a change of layout during the run gives another result")
 
 
 @without_closure

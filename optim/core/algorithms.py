@@ -12,6 +12,7 @@ from steepest.common.linear_step import LinearStep
 from steepest.optim.checks import check_betas, check_number
 from steepest.optim.core.algorithm import Algorithm, State, Statistics, register_algorithm
 from steepest.optim.core.implementation import FUSED_DEVICES
+from steepest.optim.core.layout import in_layout_of, is_dense, lay_out_state
 from steepest.optim.core.options import Options
 from steepest.optim.core.width_scaling import WidthRule, adaptive_factor, gradient_descent_factor
 
@@ -200,6 +201,8 @@ def check_adam(group: Mapping[str, Any]) -> None:
         for parameter in group["params"]:
             if parameter.device.type not in FUSED_DEVICES:
                 raise ValueError(f"fused=True is not possible on device {parameter.device.type!r}; use fused=False")
+            if not is_dense(parameter):
+                raise ValueError("fused=True is not possible for a parameter with gaps in memory; use fused=False")
 
 
 def adam_state(weight: Tensor, group: Mapping[str, Any]) -> State:
@@ -216,6 +219,10 @@ def adam_state(weight: Tensor, group: Mapping[str, Any]) -> State:
 
 def adamw_step(group: Mapping[str, Any], weights: list[Tensor], gradients: list[Tensor], states: list[State]) -> None:
     """Change weights as torch.optim.AdamW does, with group["fused"] as there: None leaves the choice to torch."""
+    if group["fused"]:
+        gradients = in_layout_of(weights, gradients)
+        for weight, state in zip(weights, states, strict=True):
+            lay_out_state(state, weight)
     torch_adamw(
         weights,
         gradients,

@@ -283,5 +283,5 @@ def _taken_up(name: str, saved: State, declared: State) -> State:
                 f"the saved state {key!r} of parameter {name!r} has shape {tuple(value.shape)}, expected "
                 f"{tuple(declared[key].shape)}: it belongs to another model"
             )
-        taken[key] = value.to(declared[key], copy=True)
+        taken[key] = torch.empty_like(declared[key]).copy_(value)  # in the layout of this parameter
     return taken

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from steepest.optim.core.layout import is_dense
+
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -20,8 +22,8 @@ def fastest(algorithm: type[Optimizer], module: nn.Module, fused: bool | None = 
     Args:
         algorithm: Optimizer class that takes `foreach`, and perhaps `fused`.
         module: The model, already on its device.
-        fused: Whether to use the fused step; None: wherever it exists for the class and for the type and device of
-            every trainable parameter.
+        fused: Whether to use the fused step; None: wherever it exists for the class and for the type, device and
+            memory of every trainable parameter.
 
     Returns:
         Keyword arguments for the class: `fused=True`, `foreach=True`, or none, which leaves the choice to PyTorch
@@ -107,4 +109,6 @@ def _obstacle(algorithm: type[Optimizer], module: nn.Module, parameters: Sequenc
             return f"a parameter is on device {parameter.device.type!r}"
         if not parameter.is_floating_point():
             return f"a parameter has type {parameter.dtype}"
+        if not is_dense(parameter):
+            return f"a parameter of shape {tuple(parameter.shape)} has gaps in memory"
     return None

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from steepest.optim.checks import check_number
+from steepest.optim.core.layout import shares_entries
 
 Role = Literal["matrix", "input", "embedding", "head", "norm", "bias", "other"]
 
@@ -75,7 +76,8 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
         One entry per trainable parameter, in the order of `module.named_parameters()`.
 
     Raises:
-        ValueError: if nothing is trainable, an override names an unknown role or matches no parameter.
+        ValueError: if nothing is trainable, entries of a parameter share memory, an
+            override names an unknown role or matches no parameter.
     """
     overrides = overrides or {}
     for pattern, role in overrides.items():
@@ -90,6 +92,8 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
             continue
         if isinstance(parameter, nn.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet: run a batch through the model before making its optimizer")
+        if shares_entries(parameter):
+            raise ValueError(f"entries of {name} share memory, as after expand: give it its own by .clone()")
         ends = {"head": owner is last, "input": owner is first}
         role, reason = _role(name.rpartition(".")[2], parameter, owner, ends)
         if parameter not in found:
