@@ -193,12 +193,12 @@ def test_the_command_line_nests_the_base() -> None:
 
     optimizer = make("--optimizer.rho=0.2", "--optimizer.base=adamw", "--optimizer.base.weight_decay=0.3")
     assert optimizer.rho == 0.2
-    assert type(optimizer.base) is torch.optim.AdamW
+    assert isinstance(optimizer.base, torch.optim.AdamW)
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3, 0.0}
     optimizer = make("--optimizer.lr=0.7", "--optimizer.base=adamw", "--optimizer.base.lr=0.1")
     assert {group["lr"] for group in optimizer.param_groups} == {0.7}
-    assert type(make().base) is torch.optim.SGD
+    assert isinstance(make().base, torch.optim.SGD)
 
 
 def test_bad_input_is_refused_in_one_line() -> None:

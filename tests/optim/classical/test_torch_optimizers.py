@@ -133,7 +133,7 @@ def test_bad_options_are_refused_in_one_line(name: str, options: dict[str, Any],
 
 def test_a_factory_is_a_plain_function() -> None:
     optimizer: Optimizer = adamw(network(), lr=3e-4)
-    assert type(optimizer) is torch.optim.AdamW
+    assert isinstance(optimizer, torch.optim.AdamW)
     assert {group["lr"] for group in optimizer.param_groups} == {3e-4}
 
 
