@@ -59,8 +59,9 @@ def in_layout_of(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[T
 
 def lay_out_state(state: dict[str, Any], weight: Tensor) -> None:
     """Bring the entries of a weight's state that have its shape into its layout, in place."""
+    strides = weight.stride()
     for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == weight.shape:
+        if isinstance(value, Tensor) and value.stride() != strides and value.shape == weight.shape:
             (state[key],) = in_layout_of([weight], [value])
 
 
