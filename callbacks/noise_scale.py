@@ -145,7 +145,7 @@ class GradientNoiseScale(HistoryDiagnostic[PartRecorder, NoiseScale]):
                 return
             if not self._own_gradients(trainer, pl_module):
                 if due and self._probed_step != trainer.global_step:
-                    # Before the step: afterwards the batch is not a fresh sample any more: its gradient has been used.
+                    # Before the step: afterwards the batch is not a fresh sample any more, its gradient has been used.
                     self._probed_step = trainer.global_step
                     with self.timed():
                         self._probed = self.attempt(trainer, lambda: self._probe_sample(trainer, pl_module, batch))

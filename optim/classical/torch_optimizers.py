@@ -14,7 +14,7 @@ from steepest.optim.checks import check_betas, check_number
 from steepest.optim.core.algorithms import AMSGradOptions
 from steepest.optim.core.grouping import torch_groups
 from steepest.optim.core.implementation import fastest, keep_implementation
-from steepest.optim.core.layout import in_layout_of, lay_out_state
+from steepest.optim.core.layout import in_layout_of, is_laid_out_as, lay_out_state
 from steepest.optim.core.naming import keep_names
 from steepest.optim.core.options import GroupOptions
 from steepest.optim.core.width_scaling import adaptive_factor, gradient_descent_factor
@@ -31,13 +31,17 @@ class _OwnLayout(Optimizer):
 
     def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], *states: Any) -> Any:
         # PyTorch collects what goes into a step here, after the closure.
-        if group["fused"]:
-            for parameter in group["params"]:
-                if state := self.state.get(parameter):
-                    lay_out_state(state, parameter)
         found = super()._init_group(group, params, grads, *states)  # type: ignore[misc]
-        if group["fused"]:
-            grads[:] = in_layout_of(params, grads)
+        if not group["fused"]:
+            return found
+        averages = zip(params, states[0], strict=False)  # none without momentum, None before the first step
+        if not all(average is None or is_laid_out_as(parameter, average) for parameter, average in averages):
+            for parameter in params:
+                lay_out_state(self.state[parameter], parameter)
+            for collected in (params, grads, *states):
+                collected.clear()
+            found = super()._init_group(group, params, grads, *states)  # type: ignore[misc]
+        grads[:] = in_layout_of(params, grads)
         return found
 
 

@@ -12,7 +12,7 @@ from steepest.common.linear_step import LinearStep
 from steepest.optim.checks import check_betas, check_number
 from steepest.optim.core.algorithm import Algorithm, State, Statistics, register_algorithm
 from steepest.optim.core.implementation import FUSED_DEVICES
-from steepest.optim.core.layout import in_layout_of, is_dense, lay_out_state
+from steepest.optim.core.layout import in_layout_of, is_dense, is_laid_out_as, lay_out_state
 from steepest.optim.core.options import Options
 from steepest.optim.core.width_scaling import WidthRule, adaptive_factor, gradient_descent_factor
 
@@ -222,7 +222,8 @@ def adamw_step(group: Mapping[str, Any], weights: list[Tensor], gradients: list[
     if group["fused"]:
         gradients = in_layout_of(weights, gradients)
         for weight, state in zip(weights, states, strict=True):
-            lay_out_state(state, weight)
+            if not is_laid_out_as(weight, state["exp_avg"]):
+                lay_out_state(state, weight)
     torch_adamw(
         weights,
         gradients,

@@ -45,6 +45,13 @@ def shares_entries(tensor: Tensor) -> bool:
     return False
 
 
+def is_laid_out_as(weight: Tensor, tensor: Tensor) -> bool:
+    """Whether the entries of a tensor of the weight's shape lie in memory as the weight's do."""
+    own, other = weight.stride(), tensor.stride()
+    # Strides of axes with one entry mean nothing, and autograd leaves them as they come.
+    return own == other or all(size == 1 or a == b for size, a, b in zip(weight.shape, own, other, strict=True))
+
+
 def in_layout_of(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors with the strides of dense weights: themselves where they have them, copies where they do not.
 
@@ -52,23 +59,16 @@ def in_layout_of(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[T
         ValueError: if one differs and its weight has gaps in memory, where no copy could follow it.
     """
     return [
-        tensor if tensor.stride() == weight.stride() or _is_laid_out_as(weight, tensor) else _laid_out(weight, tensor)
+        tensor if is_laid_out_as(weight, tensor) else _laid_out(weight, tensor)
         for weight, tensor in zip(weights, tensors, strict=True)
     ]
 
 
 def lay_out_state(state: dict[str, Any], weight: Tensor) -> None:
     """Bring the entries of a weight's state that have its shape into its layout, in place."""
-    strides = weight.stride()
     for key, value in state.items():
-        if isinstance(value, Tensor) and value.stride() != strides and value.shape == weight.shape:
+        if isinstance(value, Tensor) and value.shape == weight.shape:
             (state[key],) = in_layout_of([weight], [value])
-
-
-def _is_laid_out_as(weight: Tensor, tensor: Tensor) -> bool:
-    # Strides of axes with one entry mean nothing, and autograd leaves them as they come.
-    pairs = zip(weight.shape, weight.stride(), tensor.stride(), strict=True)
-    return all(size == 1 or own == other for size, own, other in pairs)
 
 
 def _laid_out(weight: Tensor, tensor: Tensor) -> Tensor:

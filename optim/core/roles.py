@@ -76,8 +76,8 @@ def parameter_roles(module: nn.Module, overrides: Mapping[str, Role] | None = No
         One entry per trainable parameter, in the order of `module.named_parameters()`.
 
     Raises:
-        ValueError: if nothing is trainable, entries of a parameter share memory, an
-            override names an unknown role or matches no parameter.
+        ValueError: if nothing is trainable, entries of a parameter share memory, an override names an unknown role or
+            matches no parameter.
     """
     overrides = overrides or {}
     for pattern, role in overrides.items():

@@ -162,17 +162,18 @@ def test_max_overhead_stretches_the_interval(tmp_path) -> None:
     assert all(step % 2 == 0 for step in diagnostic.steps)
 
 
+class Drawing(Diagnostic):
+    name, group = "drawing", "lines"
+
+    def measure(self, trainer, pl_module, batch) -> dict[str, float]:
+        figure = Figure(figsize=(2, 1))
+        figure.subplots().plot([1, 2])
+        self.write_figure(trainer, "line", figure, trainer.global_step)
+        self.write_json(trainer, "drawing", {"step": trainer.global_step})
+        return {}
+
+
 def test_figures_go_to_the_run_folder_and_tensorboard(tmp_path) -> None:
-    class Drawing(Diagnostic):
-        name, group = "drawing", "lines"
-
-        def measure(self, trainer, pl_module, batch) -> dict[str, float]:
-            figure = Figure(figsize=(2, 1))
-            figure.subplots().plot([1, 2])
-            self.write_figure(trainer, "line", figure, trainer.global_step)
-            self.write_json(trainer, "drawing", {"step": trainer.global_step})
-            return {}
-
     trainer = fit(tmp_path, Classifier(), Drawing(at_steps=[3]))
     folder = tmp_path / "run" / "version_0"
     assert {path.name for path in (folder / "figures").iterdir()} == {"line.png", "line.svg"}
@@ -183,6 +184,16 @@ def test_figures_go_to_the_run_folder_and_tensorboard(tmp_path) -> None:
     accumulator.Reload()
     (image,) = accumulator.Images("lines/line")
     assert (image.step, image.width, image.height) == (3, 300, 150)
+
+
+@pytest.mark.parametrize("options", [{"logger": False}, {"fast_dev_run": True}])
+def test_a_figure_that_nobody_would_see_is_not_rendered(tmp_path, monkeypatch, options) -> None:
+    monkeypatch.chdir(tmp_path)
+    rendered = []
+    monkeypatch.setattr(Figure, "draw", lambda *_: rendered.append(1))
+    fit(tmp_path, Classifier(), Drawing(at_steps=[1]), **options)
+    assert not rendered
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_logger_no_file_is_written(tmp_path, monkeypatch) -> None:
