@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from steepest.study.figures import draw
+from steepest.study.figures.style import looks
+from steepest.study.question.definition import Axis
+from tests.steepest.study.synthetic import OPTIMIZERS, values
 
 NOWHERE = Path("/nowhere")
+BLUE, VERMILION, GREEN = (look.color for look in looks(OPTIMIZERS).values())
+WIDTHS = values("width", "model.network.width", [1, 2])
+FOUR = Axis("optimizer", {"SGD": {}, "Adam": {}, "Muon": {}, "Lion": {}})
 
 
 def all_of(study, results, folder=NOWHERE, **entry) -> list[Any]:
@@ -39,3 +45,14 @@ def legend_of(figure):
 def lines(axes, marker="None"):
     """Lines with that marker."""
     return [line for line in axes.lines if line.get_marker() == marker]
+
+
+def data(line):
+    """The points of a line."""
+    return [tuple(point) for point in line.get_xydata().tolist()]
+
+
+def drawn(figure):
+    """The figure after its layout, when ticks have their texts."""
+    figure.draw_without_rendering()
+    return figure
