@@ -41,7 +41,12 @@ def test_ranks_know_rank_zero_before_they_have_imported_anything(monkeypatch, cl
         SimpleNamespace(cluster_environment=LightningEnvironment(), num_processes=2, num_nodes=1), fail
     )
     told = []
-    monkeypatch.setattr(launcher, "start_ranks", lambda: told.append(os.environ[ENDS_WITH_PARENT]))
+
+    def start_ranks() -> None:
+        told.append(os.environ[ENDS_WITH_PARENT])
+        monkeypatch.setenv("LOCAL_RANK", "0")  # as the launcher notes that they are started
+
+    monkeypatch.setattr(launcher, "start_ranks", start_ranks)
     assert launcher.launch(lambda: "done") == "done"
     launcher.end()
     assert told == [str(os.getpid())]
